@@ -1,0 +1,99 @@
+"""The information ceiling: what an idealised learner could reach from so many sessions a round, before any result is read.
+
+The learner gets unbiased slopes with the noise that the logs have, and knows the curvature c of the return and the spread of
+the optimum around the start. Let the optimal action be linear in F state features beside an intercept, `.3` away in root mean
+square a dimension, and the return quadratic: a request gains `c/2 |a - a*|^2` less than it could, with c such that going all the
+way is worth the headroom. A round of n requests in a box of half-width h observes each coefficient of a* with variance
+
+    v = 3 sd^2 / (n h^2 c^2)        sd: of the TD residual; h^2 / 3: the variance of a uniform draw
+
+and after k rounds the optimal estimate (Kalman's) has variance `1 / (1 / p + k / v)`, p the coefficient's variance before.
+The share of headroom reached is one minus the remaining over the initial square distance. A real learner also has to learn p, and
+may not leave its box: below the ceiling.
+
+    python -m benchmarks.ceiling --world var/worlds/personalised --oracle var/oracles/personalised/oracle.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from mtf.evaluation.power import power
+from mtf.policy import bootstrap_policy
+from mtf.world import oracle
+from mtf.world.explore import explore
+from mtf.world.world import World
+
+DISTANCE = 0.3
+SESSIONS = (10_000, 20_000, 100_000, 300_000, 1_000_000)
+
+
+def ceiling(
+    headroom: float,
+    personal: float,
+    sessions: float,
+    *,
+    rounds: int,
+    session_reward: float,
+    requests: float,
+    residual_sd: float,
+    half_width: float,
+    dimensions: int,
+    features: int,
+) -> float:
+    """Share of the headroom after `rounds` rounds of `sessions` sessions each.
+
+    headroom: best over start - 1. personal: share of it that one setting for everybody cannot reach. session_reward: mean.
+    requests: a session. residual_sd: of the TD residual a request, in units of reward. features: beside the intercept.
+    """
+    a_request = headroom * session_reward / requests
+    curvature = 2 * a_request / (dimensions * DISTANCE**2)
+    noise = 3 * residual_sd**2 / (sessions * requests * half_width**2 * curvature**2)
+    before = DISTANCE**2 * np.array([1 - personal, *[personal / features] * features])
+    after = np.where(before > 0, 1 / (1 / np.maximum(before, 1e-12) + rounds / noise), 0)
+    return float(1 - after.sum() / before.sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", type=Path, required=True)
+    parser.add_argument("--oracle", type=Path, required=True)
+    parser.add_argument("--users", type=int, default=10_000, help="of the day whose noise is measured")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--box", type=float, default=0.3)
+    options = parser.parse_args()
+    world, found = World.load(options.world), oracle.read(options.oracle)
+    day = explore(world, bootstrap_policy(world.spec), options.users, "2026-01-02", 100_001, options.box)
+    noise = power(day)
+    best, one = found.gain("best"), found.gain("global")
+    personal = min(max(1 - one.lift / best.lift, 0.0), 1.0)
+    print(
+        f"{found.world}: headroom {best.lift:+.1%}, {personal:.0%} of it personal; TD residual sd {noise.residual_sd:.3g}, "
+        f"{noise.requests_per_session:.1f} requests a session of {found.values['start'][0]:.4g}"
+    )
+    print(f"share of headroom after {options.rounds} rounds, by sessions a round, box +-{options.box}")
+    print(f"{'state features':<16}" + "".join(f"{s:>12,}" for s in SESSIONS))
+    for features in (5, world.spec.state_width):
+        shares = [
+            ceiling(
+                best.lift,
+                personal,
+                sessions,
+                rounds=options.rounds,
+                session_reward=found.values["start"][0],
+                requests=noise.requests_per_session,
+                residual_sd=float(noise.residual_sd or 0),
+                half_width=options.box,
+                dimensions=world.spec.action_width,
+                features=features,
+            )
+            for sessions in SESSIONS
+        ]
+        print(f"{features:<16}" + "".join(f"{share:>12.2f}" for share in shares))
+
+
+if __name__ == "__main__":
+    main()

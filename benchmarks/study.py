@@ -1,0 +1,239 @@
+"""The study: learner x exploration x world, equal data a cell, judged by the true value of what is learned.
+
+    D1  Gaussian noise (sd .2) around the start, all days at once, one training
+    D2  a box around the start, all days at once, one training
+    D3  a box around the newest policy, a day a round, a training a round
+
+Every policy is deployed, whatever a gate would say; each value is played with common random numbers on users that no log
+holds. A cell is a file: what is there is not run again, so that the study can be stopped and gone on with.
+
+    python -m benchmarks.study run --world var/worlds/personalised --oracle var/oracles/personalised --out var/study \\
+        --learners slate_replay,linear_advantage,naive --exploration D3 --seeds 1,2
+    python -m benchmarks.study table --out var/study
+    python -m benchmarks.study compare --out var/study --world personalised \\
+        --pairs slate_replay@D3/naive@D3,slate_replay@D3/slate_replay@D2
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from tqdm import tqdm
+
+from mtf.fileio import write_atomic
+from mtf.learning.run import train_on
+from mtf.policy import Policy, bootstrap_policy
+from mtf.world import oracle
+from mtf.world.explore import Noise, explore, join
+from mtf.world.truth import Truth, true_value
+from mtf.world.world import World
+
+TRUTH_SEED = 990_001
+FIRST_DAY = datetime.date(2026, 1, 1)
+GAUSSIAN_SD = 0.2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run the cells that are not there yet")
+    run.add_argument("--world", type=Path, required=True)
+    run.add_argument("--learners", required=True, help="names, or name:key=value:key=value, with commas between them")
+    run.add_argument("--exploration", default="D3", help="of D1, D2, D3, with commas")
+    run.add_argument("--seeds", default="1", help="with commas; tune on seeds from 100 on, report on those below")
+    run.add_argument("--users", type=int, default=20_000, help="a day; half of them train")
+    run.add_argument("--days", type=int, default=3)
+    run.add_argument("--box", type=float, default=0.3)
+    run.add_argument("--fresh", action="store_true", help="train on the newest day alone")
+    run.add_argument("--truth-users", type=int, default=40_000)
+    run.add_argument("--out", type=Path, required=True)
+    table = commands.add_parser("table", help="print what is there")
+    table.add_argument("--out", type=Path, required=True)
+    table.add_argument("--oracles", type=Path, help="folder of folders with oracle.json, named as the worlds")
+    compare = commands.add_parser("compare", help="paired differences over seeds, Holm over the pairs")
+    compare.add_argument("--out", type=Path, required=True)
+    compare.add_argument("--world", required=True)
+    compare.add_argument("--pairs", required=True, help="learner@D/learner@D, with commas; `start` for the start")
+    options = parser.parse_args()
+    if options.command == "compare":
+        print(paired(options.out, options.world, [tuple(pair.split("/")) for pair in options.pairs.split(",")]))
+        return
+    if options.command == "table":
+        print(render(options.out, options.oracles))
+        return
+    cells = [
+        {
+            "world": options.world.name,
+            "learner": learner,
+            "exploration": exploration,
+            "seed": int(seed),
+            "users": options.users,
+            "days": options.days,
+            "box": options.box,
+            "pooled": not options.fresh,
+        }
+        for seed in options.seeds.split(",")
+        for exploration in options.exploration.split(",")
+        for learner in options.learners.split(",")
+    ]
+    world = World.load(options.world)
+    truth = _Truths(world, options.truth_users)
+    with tqdm(cells, unit="cell") as bar:
+        for cell in bar:
+            bar.set_postfix_str(f"{cell['learner']} {cell['exploration']} seed {cell['seed']}")
+            path = options.out / f"{_name(cell)}.json"
+            if not path.exists():
+                write_atomic(path, json.dumps({**cell, "rounds": list(play(world, cell, truth))}, indent=1).encode())
+
+
+def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[str, Any]]:
+    """One row a training."""
+    learner, *settings = cell["learner"].split(":")
+    start = bootstrap_policy(world.spec)
+    policy, days = start, []
+    progressive = cell["exploration"] == "D3"
+    noise: Noise = "gaussian" if cell["exploration"] == "D1" else "box"
+    width = GAUSSIAN_SD if noise == "gaussian" else cell["box"]
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = "bootstrap"
+        for number in range(1, cell["days"] + 1):
+            began = time.perf_counter()
+            dt = (FIRST_DAY + datetime.timedelta(days=number)).isoformat()
+            # learners of the same seed explore the same users
+            day = explore(world, policy, cell["users"], dt, 1000 * cell["seed"] + number, width, noise=noise, of="train")
+            days = [*days, day] if cell["pooled"] or not progressive else [day]
+            if not progressive and number < cell["days"]:
+                continue
+            explored = time.perf_counter()
+            out = Path(folder) / str(number)
+            found = train_on(
+                join(days) if len(days) > 1 else day,
+                out,
+                algorithm=learner,
+                baseline=bundle,
+                half_width=np.full(world.spec.action_width, cell["box"], np.float32),
+                seed=cell["seed"],
+                overrides=dict(s.split("=") for s in settings),
+                progress=False,
+            )
+            trained = time.perf_counter()
+            policy, bundle = found.policy, str(out)
+            yield {
+                "round": number,
+                **truth.of(policy),
+                "step": {k: found.report["step"][k] for k in ("rms_y", "edge_share", "mean_abs_move", "shrunk")},
+                "tests": {k: found.report["tests"][k] for k in ("mean_abs_z", "signal_p", "p")},
+                "learned": {k: found.report["algorithm"].get(k) for k in ("used", "direct_effect", "held_out_action", "flat")},
+                "rows": found.report["rows"]["used"],
+                "sessions": found.report["rows"]["sessions"],
+                "warnings": [w.split(":")[0] for w in found.report["warnings"]],
+                "seconds": {"explore": explored - began, "train": trained - explored},
+            }
+
+
+class _Truths:
+    """True values against the start, each policy's simulated once."""
+
+    def __init__(self, world: World, users: int) -> None:
+        self.world, self.users = world, min(users, world.n_users)
+        self.start = self._play(bootstrap_policy(world.spec))
+
+    def of(self, policy: Policy) -> dict[str, Any]:
+        """Lifts over the start with standard errors: session reward, discounted, valid consumption, duration."""
+        found = self._play(policy)
+        (lift, se), (discounted, discounted_se) = (found.lift_over(self.start, discounted=d) for d in (False, True))
+        metrics = {m: found.metrics[m] / self.start.metrics[m] - 1 for m in ("valid", "duration", "like", "requests")}
+        return {"lift": lift, "se": se, "discounted": discounted, "discounted_se": discounted_se, "metrics": metrics}
+
+    def _play(self, policy: Policy) -> Truth:
+        return true_value(self.world, policy, self.users, TRUTH_SEED)
+
+
+def render(folder: Path, oracles: Path | None) -> str:
+    """Tables a world: mean last lift over seeds with the standard error of that mean, round by round."""
+    cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    lines = []
+    for world in sorted({cell["world"] for cell in cells}):
+        best = oracle.read(oracles / world / "oracle.json").gain("best") if oracles is not None else None
+        head = f"{world}: headroom {best.lift:+.1%} (SE {best.se:.1%})" if best is not None else world
+        lines += ["", head, f"{'learner':<34} {'data':<4} {'users':>7} {'seeds':>5}  lift over the start, % (SE), by round"]
+        of = [cell for cell in cells if cell["world"] == world]
+        keys = sorted({(c["exploration"], c["users"], c["learner"], c["pooled"]) for c in of})
+        ranked = sorted(keys, key=lambda key: (key[0], key[1], -np.mean([c["rounds"][-1]["lift"] for c in _of(of, key)])))
+        for key in ranked:
+            group = _of(of, key)
+            rounds = []
+            for number in range(len(group[0]["rounds"])):
+                lifts = np.array([c["rounds"][number]["lift"] for c in group])
+                errors = np.array([c["rounds"][number]["se"] for c in group])
+                mean, se = over_seeds(lifts, errors)
+                rounds.append(f"{100 * mean:+6.1f} ({100 * se:.1f})")
+            share = (
+                f"  {np.mean([c['rounds'][-1]['lift'] for c in group]) / best.lift:.0%} of headroom"
+                if best and best.z > 3
+                else ""
+            )
+            name = key[2] + ("" if key[3] else " (fresh)")
+            lines.append(f"{name:<34} {key[0]:<4} {key[1]:>7,} {len(group):>5}  {' '.join(rounds)}{share}")
+    return "\n".join(lines)
+
+
+def over_seeds(lifts: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
+    """Mean lift [seeds] and its standard error, `errors` those of the single truths.
+
+    The same users judge every seed: their error is shared and does not fall with the seeds.
+    """
+    spread = lifts.std(ddof=1) / np.sqrt(len(lifts)) if len(lifts) > 1 else 0.0
+    return float(lifts.mean()), float(np.hypot(spread, errors.mean()))
+
+
+def paired(folder: Path, world: str, pairs: list[tuple[str, ...]]) -> str:
+    """A line a pair: mean difference of the last lifts over the seeds that both have, t-test, p-values after Holm.
+
+    The policies of a pair are judged by the same users, so what they share cancels; the spread over seeds holds what is left.
+    """
+    cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    last = {
+        (f"{c['learner']}@{c['exploration']}", c["seed"]): c["rounds"][-1]["lift"]
+        for c in cells
+        if c["world"] == world and c["pooled"]
+    }
+    found = []
+    for one, other in pairs:
+        seeds = sorted(s for name, s in last if name == one and (other == "start" or (other, s) in last))
+        away = np.array([last[one, s] - (0.0 if other == "start" else last[other, s]) for s in seeds])
+        if len(away) < 2:
+            raise SystemExit(f"{one} / {other}: {len(away)} seeds in common; run at least two")
+        se = float(away.std(ddof=1) / np.sqrt(len(away)))
+        found.append((one, other, len(away), float(away.mean()), se, float(stats.ttest_1samp(away, 0).pvalue)))
+    order = np.argsort([p for *_, p in found])
+    holm = np.empty(len(found))
+    holm[order] = np.maximum.accumulate([min(1.0, found[i][-1] * (len(found) - rank)) for rank, i in enumerate(order)])
+    lines = [f"{world}: difference of true session reward, points of the start's (SE over seeds)"]
+    for (one, other, n, mean, se, _), p in zip(found, holm, strict=True):
+        lines.append(f"{one:<24} - {other:<24} {n:>3} seeds {100 * mean:+7.2f} ({100 * se:.2f})   p {p:.4f} (Holm)")
+    return "\n".join(lines)
+
+
+def _of(cells: list[dict[str, Any]], key: tuple[Any, ...]) -> list[dict[str, Any]]:
+    return [c for c in cells if (c["exploration"], c["users"], c["learner"], c["pooled"]) == key]
+
+
+def _name(cell: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:8]
+    learner = cell["learner"].replace(":", "_").replace("=", "-")
+    return f"{cell['world']}-{cell['exploration']}-{learner}-s{cell['seed']}-{digest}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One module a command group; each option is explained where it is declared."""

@@ -1,0 +1,150 @@
+"""The next box: as wide as the policy moves, wider where it wants to go further, narrower where nothing is left to learn.
+
+For each dimension, h the half-width that the logs were explored with:
+    widen   (x 1.25) where most states' new actions lie beyond .8 h: the slope points out of the box
+    shrink  (x .8)   where the slope is known to be worth less than .2 % of the reward a request, even at its 95 % bound
+    moved            never below the 90 % quantile of |mu_new - mu_bp|, so that the next move of that size stays inside
+all within [floor, cap]. Then everything is narrowed by one factor where exploring costs more than its budget.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mtf.contracts.exploration import Dimension, ExplorationDocument, write_exploration
+from mtf.errors import InputError
+from mtf.learning.diagnostics import slope_tests
+from mtf.learning.distil import act
+from mtf.learning.problem import Problem, prepare
+from mtf.learning.threads import fixed_threads
+from mtf.learning.value import Value, fit_value
+from mtf.policy import Policy, bootstrap_policy, load_policy
+from mtf.transitions.table import TransitionSet, load_transitions
+
+WIDEN, SHRINK = 1.25, 0.8
+OUTWARD = 0.8
+SETTLED_SHARE = 0.002
+DIGITS = 4
+
+
+def refresh(
+    *,
+    policy: Policy | Path | str,
+    transitions: TransitionSet | Path,
+    baseline: str | Path,
+    previous: ExplorationDocument | None = None,
+    out: Path | None = None,
+    quantile: float = 0.9,
+    floor: float = 0.05,
+    cap: float = 0.3,
+    budget: float = 0.03,
+) -> ExplorationDocument:
+    """The box for `policy`, from the training users' rows that explored around `baseline`; written to `out` if given.
+
+    policy: the one that the box will be around; the baseline itself gives the champion's next box.
+    previous: the box in force (default: that of the baseline's latest rows). budget: share of the reward a request.
+    Raises InputError where the policy does not fit the rows, or where floor, cap and quantile make no sense.
+    """
+    if not (0 < floor <= cap <= 1 and 0 < quantile <= 1 and budget > 0):
+        raise InputError(
+            f"exploration: floor {floor}, cap {cap}, quantile {quantile}, budget {budget}; keep 0 < floor <= cap <= 1, "
+            "0 < quantile <= 1 and a budget above 0"
+        )
+    data = transitions if isinstance(transitions, TransitionSet) else load_transitions(transitions, users="train")
+    half = np.array(previous.half_width, np.float32) if previous is not None else None
+    with fixed_threads():
+        problem = prepare(data, baseline, half_width=half)
+        value = fit_value(problem)
+        tests = slope_tests(problem, value)
+        loss, loss_se = exploration_cost(problem, value)
+    target = _open(policy, problem)
+    before = problem.half_width
+    move = np.abs(act(target, problem.data.state) - problem.center)
+    reached = np.quantile(move, quantile, axis=0)
+    outward = (move > OUTWARD * before).mean(axis=0)
+    slope, se = np.array(tests["delta_slope"]), np.array(tests["delta_slope_se"])
+    reward = max(abs(float(problem.data.total_reward.mean())), 1e-12)
+    widths, evidence = np.zeros(len(before)), []
+    for d in range(len(before)):
+        if before[d] == 0:
+            rule, width = "fixed", 0.0
+        elif outward[d] > 0.5:
+            rule, width = "widen", before[d] * WIDEN
+        elif abs(slope[d]) + 1.96 * se[d] < SETTLED_SHARE * reward:
+            rule, width = "shrink", before[d] * SHRINK
+        else:
+            rule, width = "keep", float(before[d])
+        if rule != "fixed":
+            if reached[d] > width:
+                rule, width = "moved", float(reached[d])
+            width = min(max(width, floor), cap)
+        widths[d] = width
+        evidence.append(
+            Dimension(
+                move=_round(reached[d]),
+                outward=_round(outward[d]),
+                slope=_round(slope[d]),
+                slope_se=_round(se[d]),
+                before=_round(before[d]),
+                rule=rule,
+            )
+        )
+    ratio = np.square(widths).sum() / max(float(np.square(before).sum()), 1e-12)
+    loss, loss_se = loss * ratio / reward, loss_se * ratio / reward
+    reason = "within its budget"
+    if loss - loss_se > budget:
+        factor = max((budget / loss) ** 0.5, floor / float(widths.max()))
+        widths, loss, loss_se = widths * factor, loss * factor**2, loss_se * factor**2
+        reason = f"narrowed by {factor:.2f}: exploring would cost more than its budget"
+    document = ExplorationDocument(
+        policy_sha=target.sha,
+        half_width=tuple(_round(w) for w in widths),
+        budget=budget,
+        expected_loss=_round(loss),
+        loss_se=_round(loss_se),
+        evidence=tuple(evidence),
+        reason=reason,
+    )
+    return write_exploration(document, out) if out is not None else document.named()
+
+
+def exploration_cost(problem: Problem, value: Value) -> tuple[float, float]:
+    """(reward a request that exploring costs, standard error), by the curvature of the TD residual in u.
+
+    With `A = u . c - q . (u^2 - 1/3)` the box's middle earns `sum_d q_d / 3` more than the box: q by least squares.
+    """
+    rows = problem.signal
+    varied = problem.half_width > 0
+    square = np.square(problem.u[rows][:, varied].astype(np.float64))
+    square -= square.mean(axis=0)
+    y = value.residual[rows].astype(np.float64)
+    phi = problem.phi[rows].astype(np.float64)
+    y -= phi @ np.linalg.lstsq(phi, y, rcond=None)[0]
+    inverse = np.linalg.pinv(square.T @ square, hermitian=True)
+    q = -inverse @ (square.T @ y)
+    noise = float(np.square(y + square @ q).mean())
+    ones = np.full(len(q), 1 / 3)
+    return float(ones @ q), float(np.sqrt(noise * ones @ inverse @ ones))
+
+
+def _open(policy: Policy | Path | str, problem: Problem) -> Policy:
+    if isinstance(policy, Policy):
+        found = policy
+    elif str(policy) == "bootstrap":
+        if problem.data.spec is None:
+            raise InputError("policy: `bootstrap` is the spec's start and these transitions have no spec; give a bundle")
+        found = bootstrap_policy(problem.data.spec)
+    else:
+        found = load_policy(policy)
+    if (found.state_width, found.action_width) != (problem.data.state_width, problem.data.action_width):
+        raise InputError(
+            f"policy: maps {found.state_width} -> {found.action_width}; the transitions hold "
+            f"{problem.data.state_width} -> {problem.data.action_width}"
+        )
+    return found
+
+
+def _round(value: float) -> float:
+    return round(float(value), DIGITS)

@@ -1,0 +1,100 @@
+"""Checkpoints of a training: parameters, targets, optimisers, noise, step. Tensors in safetensors, the rest in JSON.
+
+    FOLDER/step-000001000/state.safetensors, state.json
+
+A checkpoint appears whole, by a rename; the last two are kept. Reading one never runs code from it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mtf.errors import InputError
+from mtf.fileio import folder_atomic
+
+if TYPE_CHECKING:
+    from mtf.learning.trainer import Agent
+
+KEPT = 2
+Best = tuple[float, int, dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the loop itself needs to go on; the agent has been set back to the step already."""
+
+    step: int
+    curve: list[dict[str, float]]
+    best: Best
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """A folder of checkpoints of one training. fingerprint: of its data, settings, seed and code."""
+
+    folder: Path
+    fingerprint: str
+
+    def save(self, agent: Agent, *, step: int, curve: list[dict[str, float]], best: Best) -> None:
+        """Write the checkpoint of `step` and delete the oldest ones."""
+        tensors = {f"module.{name}": value for name, value in agent.modules.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in best[2].items()}
+        tensors["generator"] = agent.generator.get_state()
+        for name, optimiser in agent.optimisers.items():
+            for place, entries in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{name}.{place}.{key}": torch.as_tensor(value) for key, value in entries.items()}
+        state = {"step": step, "curve": curve, "best_loss": best[0], "best_step": best[1], "fingerprint": self.fingerprint}
+        with folder_atomic(self.folder / f"step-{step:09d}") as scratch:
+            save_file({name: value.contiguous().clone() for name, value in tensors.items()}, scratch / "state.safetensors")
+            (scratch / "state.json").write_text(json.dumps(state))
+        for old in self._steps()[:-KEPT]:
+            shutil.rmtree(old)
+
+    def load(self, agent: Agent) -> Checkpoint | None:
+        """Set `agent` to the newest checkpoint; None where there is none.
+
+        Raises InputError where it was made of other data or settings, or is damaged.
+        """
+        found = self._steps()
+        if not found:
+            return None
+        newest = found[-1]
+        try:
+            state: dict[str, Any] = json.loads((newest / "state.json").read_text())
+            tensors = load_file(newest / "state.safetensors")
+            if state["fingerprint"] != self.fingerprint:
+                raise InputError(
+                    f"checkpoint: {newest} is of other data, settings or code; "
+                    "give another folder, or delete this one to begin anew"
+                )
+            agent.modules.load_state_dict(_part(tensors, "module."))
+            agent.generator.set_state(tensors["generator"])
+            for name, optimiser in agent.optimisers.items():
+                _load_optimiser(optimiser, _part(tensors, f"optimiser.{name}."))
+            best = (float(state["best_loss"]), int(state["best_step"]), _part(tensors, "best."))
+            return Checkpoint(int(state["step"]), state["curve"], best)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"checkpoint: {newest} cannot be read: {error}; delete it to go on from the one before") from error
+
+    def _steps(self) -> list[Path]:
+        return sorted(p for p in self.folder.glob("step-*") if (p / "state.json").exists())
+
+
+def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        place, key = name.split(".", 1)
+        entries.setdefault(int(place), {})[key] = value
+    optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,319 @@
+"""IntegratedRL-MTF (arXiv 2404.17589): an ensemble of critics and an actor that stays in the exploration box.
+
+Critic i of group g, each on its own TD error, no minimum over critics:
+    y_gi = r_g + gamma (1 - done) phi(mu'(s')) Q'_gi(s', mu'(s'))        L_gi = mean (Q_gi(s, a) - y_gi)^2
+Actor:
+    L = mean[ -sum_g mean_i A_gi(s, mu(s)) + lambda sum_g std_i A_gi(s, mu(s)) + eta d(mu(s)) ]
+v4 has one group, for the sum of the rewards; v6 (`unified_rl`) one for each reward head. The heads' weights are in the rewards.
+phi and d (`penalty`) are taken in the box of the policy that is deployed now, recomputed at every state.
+
+The critics have the advantage form `Q = V + A` (`networks.AdvantageCritics`): an MLP Q(s, a) fits the state and misses the
+action, and its policies fall round after round (docs/method.md; `naive` is that form). Nothing that is read at s' may be
+moved by actions: V reads only such columns, and in phi(s') the others are set to their mean.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from mtf.learning import penalty
+from mtf.learning.checkpoint import Checkpoints
+from mtf.learning.networks import Actor, AdvantageCritics, JointCritics, SlateCritics, soft_update
+from mtf.learning.problem import Problem, users_held_out
+from mtf.learning.progress import Progress
+from mtf.learning.result import Learned
+from mtf.learning.rows import Batch, act, tensors
+from mtf.learning.step import shorten
+from mtf.learning.threads import fixed_threads
+from mtf.learning.trainer import Agent, Trained, TrainerConfig, descend, fit
+from mtf.learning.value import Value
+from mtf.transitions.arrays import chunks
+
+Critics = AdvantageCritics | JointCritics | SlateCritics
+LAST_RATE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegratedRLConfig(TrainerConfig):
+    """critics: how many a group, m (paper: 24). critic_hidden, actor_hidden: widths of their layers (32 to 256).
+    groups: one group of critics for the sum of the rewards (v4), or one for each reward head (v6).
+    value_lr, head_lr, head_decay: AdamW of V; of the action heads, with their weight decay. actor_lr: Adam of the actor.
+    tau, delay: targets move by tau every `delay` steps, and so does the actor (paper: .08, 15).
+    lam: weight of the critics' disagreement (paper: .2). eta: weight of leaving the box. beta: softness of its bounds (.3).
+    alpha: weight of d in the subtractive target (paper: 1.2). target: `phi` multiplies the next value (v6), `subtract` is
+        v4's `y = r + gamma (Q' - alpha d)`, right also where values are negative.
+    continuous: d without its jump at the bound.
+    bootstrap: each critic sees each user with a Poisson(1) weight, so that their spread is sampling error.
+    form: `advantage` Q = V + A, `slate` the same with A through the slates that actions rank (`slate_critics`), `joint` an MLP.
+    """
+
+    critics: int = 8
+    critic_hidden: tuple[int, ...] = (32, 32)
+    actor_hidden: tuple[int, ...] = (32,)
+    groups: Literal["total", "heads"] = "total"
+    value_lr: float = 2e-3
+    head_lr: float = 1e-3
+    head_decay: float = 1e-2
+    actor_lr: float = 1e-2
+    tau: float = 0.08
+    delay: int = 15
+    lam: float = 0.2
+    eta: float = 1.2
+    alpha: float = 1.2
+    beta: float = 0.3
+    target: Literal["phi", "subtract"] = "phi"
+    continuous: bool = False
+    bootstrap: bool = False
+    form: Literal["advantage", "slate", "joint"] = "advantage"
+
+
+@dataclass(frozen=True)
+class CriticLoss:
+    """total: scalar to minimise; each: weighted mean squared TD error of each critic [q m]; target: mean of y."""
+
+    total: torch.Tensor
+    each: torch.Tensor
+    target: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ActorLoss:
+    """total = -advantage + lam * disagreement + eta * outside, each a mean over the batch, summed over groups."""
+
+    total: torch.Tensor
+    advantage: torch.Tensor
+    disagreement: torch.Tensor
+    outside: torch.Tensor
+
+
+def critic_loss(
+    critics: Critics,
+    target: Critics,
+    target_actor: Actor,
+    batch: Batch,
+    unit: torch.Tensor,
+    gamma: float,
+    config: IntegratedRLConfig,
+) -> CriticLoss:
+    """Each critic's TD error (equation at the top). Critics are in order of their groups, the columns of batch.reward."""
+    with torch.no_grad():
+        action, u = act(target_actor, batch.next_z, batch.next_box, unit)
+        excess = penalty.relative_excess(action, *batch.next_box, config.beta)
+        next_q = target(batch.next, u)
+        if config.target == "phi":
+            next_q = penalty.phi(excess) * next_q
+        else:
+            next_q = next_q - config.alpha * penalty.distance(excess, continuous=config.continuous)
+        reward = batch.reward.T.repeat_interleave(len(next_q) // batch.reward.shape[1], dim=0)
+        y = reward + gamma * (1 - batch.done) * next_q
+    if isinstance(critics, JointCritics):
+        q = critics(batch.now, batch.u)
+    else:
+        # rows that did not explore fit V alone
+        q = critics.value(batch.now) + batch.signal * critics.logged_part(batch)
+    weight = batch.weight.T if batch.weight.dim() == 2 else batch.weight
+    each = (weight * (q - y).square()).mean(1)
+    return CriticLoss(each.sum(), each.detach(), y.mean())
+
+
+def actor_loss(critics: Critics, actor: Actor, batch: Batch, unit: torch.Tensor, config: IntegratedRLConfig) -> ActorLoss:
+    """The actor's loss (equation at the top). Only the actor's parameters are meant to be stepped with it."""
+    action, u = act(actor, batch.z, batch.box, unit)
+    part = critics.action_part(batch.now, u).unflatten(0, (batch.reward.shape[1], -1))
+    advantage = part.mean(1).sum(0).mean()
+    disagreement = (part.var(1, unbiased=False) + 1e-12).sqrt().sum(0).mean()
+    outside = penalty.distance(penalty.relative_excess(action, *batch.box, config.beta), continuous=config.continuous).mean()
+    return ActorLoss(-advantage + config.lam * disagreement + config.eta * outside, advantage, disagreement, outside)
+
+
+def learn(
+    problem: Problem,
+    value: Value,
+    config: IntegratedRLConfig,
+    *,
+    seed: int,
+    progress: Progress,
+    checkpoints: Checkpoints | None = None,
+) -> Learned:
+    """Train critics and actor for `config.steps` and return the actor's actions, shortened to `max_rms_step`."""
+    with fixed_threads(1):
+        # rewards are divided, never shifted: phi multiplies values and needs them >= 0
+        scale = max(float(value.ret.std()), 1e-6)
+        rows = tensors(problem, scale, by_head=config.groups == "heads")
+        mediated: dict[str, Any] = {}
+        slates = None
+        if config.form == "slate":
+            from mtf.learning.slate_critics import slate_part
+
+            slates = slate_part(problem, value, scale, seed=seed, progress=progress)
+            rows, mediated = replace(rows, slate=slates.effects), slates.report
+        if config.bootstrap:
+            rows = replace(rows, weight=_user_weights(problem, rows, config, seed))
+        agent = IntegratedAgent(problem, rows, config, seed, slates)
+        held = users_held_out(problem, config.held_out)
+        pool, kept = (torch.from_numpy(np.flatnonzero(of)) for of in (~held, held))
+        trained = fit(
+            agent, rows, pool, kept, config, seed=seed, name="integrated_rl", progress=progress, checkpoints=checkpoints
+        )
+        with torch.no_grad():
+            return _result(problem, value, config, agent, rows, held, scale, trained, mediated)
+
+
+class IntegratedAgent(Agent):
+    """Critics, actor and their targets."""
+
+    def __init__(self, problem: Problem, rows: Batch, config: IntegratedRLConfig, seed: int, slates: Any = None) -> None:
+        self.config, self.gamma = config, problem.gamma
+        self.generator = torch.Generator().manual_seed(seed)
+        self.unit = torch.from_numpy(problem.unit)
+        m, width, seen = config.critics * rows.reward.shape[1], problem.data.action_width, rows.now
+        self.critics: Critics
+        if config.form == "joint":
+            self.critics = JointCritics(m, seen[1].shape[1], width, config.critic_hidden, self.generator)
+        elif config.form == "advantage":
+            self.critics = AdvantageCritics(m, seen[0].shape[1], seen[1].shape[1], width, config.critic_hidden, self.generator)
+        else:
+            self.critics = SlateCritics(
+                m, seen[0].shape[1], slates.slopes, slates.second, slates.prior, config.critic_hidden, self.generator
+            )
+        heads = [] if isinstance(self.critics, JointCritics) else self.critics.heads()
+        rest = [p for p in self.critics.parameters() if not any(p is head for head in heads)]
+        self.actor = Actor(problem.z.shape[1], width, config.actor_hidden, self.generator)
+        self.target, self.target_actor = copy.deepcopy(self.critics), copy.deepcopy(self.actor)
+        self.modules = nn.ModuleDict(
+            {"critics": self.critics, "actor": self.actor, "target": self.target, "target_actor": self.target_actor}
+        )
+        groups = [{"params": rest, "lr": config.value_lr, "weight_decay": 0.0}]
+        if heads:
+            groups.append({"params": heads, "lr": config.head_lr, "weight_decay": config.head_decay})
+        self.optimisers = {
+            "critics": torch.optim.AdamW(groups, fused=True),
+            "actor": torch.optim.Adam(self.actor.parameters(), lr=config.actor_lr, fused=True),
+        }
+        self.rates = [config.value_lr, config.head_lr][: len(groups)]
+
+    def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        """A step of the critics, and every `delay` steps one of the actor and the targets."""
+        config = self.config
+        share = max(LAST_RATE, 1 - (step - 1) / config.steps)
+        for group, rate in zip(self.optimisers["critics"].param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
+        loss = critic_loss(self.critics, self.target, self.target_actor, batch, self.unit, self.gamma, config)
+        descend(self.optimisers["critics"], loss.total, self.critics.parameters())
+        if step % config.delay == 0:
+            descend(
+                self.optimisers["actor"],
+                actor_loss(self.critics, self.actor, batch, self.unit, config).total,
+                self.actor.parameters(),
+            )
+            soft_update(self.target, self.critics, config.tau)
+            soft_update(self.target_actor, self.actor, config.tau)
+        return {"td_error": loss.each.mean(), "target": loss.target}
+
+    def held_out_loss(self, batch: Batch) -> torch.Tensor:
+        """Mean TD error of the critics."""
+        loss = critic_loss(self.critics, self.target, self.target_actor, batch, self.unit, self.gamma, self.config)
+        return loss.each.mean()
+
+
+def _user_weights(problem: Problem, rows: Batch, config: IntegratedRLConfig, seed: int) -> torch.Tensor:
+    """[n, q m]: each row's weight for each critic; a critic sees a user Poisson(1) times."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    often = torch.poisson(torch.ones(len(problem.data.user_ids), config.critics * rows.reward.shape[1]), generator=generator)
+    user = torch.from_numpy(problem.data.user)
+    (weight,) = problem.data.arrays.build(len(rows), lambda some: ((rows.weight[some, None] * often[user[some]]).numpy(),))
+    return torch.from_numpy(weight)
+
+
+def _result(
+    problem: Problem,
+    value: Value,
+    config: IntegratedRLConfig,
+    agent: IntegratedAgent,
+    rows: Batch,
+    held: np.ndarray,
+    scale: float,
+    trained: Trained,
+    extra: dict[str, Any],
+) -> Learned:
+    q, arrays = rows.reward.shape[1], problem.data.arrays
+
+    def some(part: slice) -> tuple[np.ndarray, ...]:
+        """Move, V of each critic, and the groups' mean V and A, of some rows."""
+        batch = rows.part(part)
+        values = agent.critics.value(batch.now)
+        joint = isinstance(agent.critics, JointCritics)
+        advantage = agent.critics(batch.now, batch.u) - values if joint else agent.critics.logged_part(batch)
+        means = (of.unflatten(0, (q, -1)).mean(1).sum(0).numpy() for of in (values, advantage))
+        return agent.actor(batch.z).numpy(), values.T.numpy(), *means
+
+    move, values_all, total, a = arrays.build(len(rows), some)
+    varied = problem.half_width > 0
+    wanted = problem.moves(problem.step_action(move))
+    step = shorten(wanted, config.max_rms_step, varied, arrays)
+    report: dict[str, Any] = {
+        "rms_wanted": step.rms_wanted,
+        "wanted_edge_share": _edge_share(wanted, varied),
+        "reward_scale": scale,
+        "curve": trained.curve,
+        "flat": trained.flat,
+        "best_step": trained.best_step,
+        "resumed_from": trained.resumed,
+        "held_out_action": calibrate_action(problem, value, held, a * scale),
+        "held_out_value": _calibrate_value(value, held, (total + a) * scale),
+        "warnings": _warnings(value, config, values_all, scale, q),
+        **extra,
+    }
+    return Learned(problem.step_action(step.y), report)
+
+
+def calibrate_action(problem: Problem, value: Value, held: np.ndarray, advantage: np.ndarray) -> dict[str, float]:
+    """On held-out explored rows: slope of the TD residual on A, and the share of it that A explains."""
+    rows = held & problem.signal
+    if rows.sum() < 100:
+        return {}
+    y = value.residual[rows].astype(np.float64)
+    y -= y.mean()
+    x = advantage[rows].astype(np.float64)
+    x -= x.mean()
+    square = float(x @ x)
+    slope = float(x @ y) / square if square > 1e-12 * float(y @ y) else float("nan")
+    return {"slope": slope, "explained_share": float(1 - np.square(y - x).sum() / max(float(y @ y), 1e-30))}
+
+
+def _calibrate_value(value: Value, held: np.ndarray, q: np.ndarray) -> dict[str, float]:
+    """On held-out users: slope of the realised return-to-go on Q(s, a), and their means."""
+    rows = held if held.sum() >= 100 else np.ones(len(q), bool)
+    x, y = q[rows].astype(np.float64), value.ret[rows].astype(np.float64)
+    cov = np.cov(x, y)
+    return {
+        "slope": float(cov[0, 1] / max(cov[0, 0], 1e-30)),
+        "mean_q": float(x.mean()),
+        "mean_return": float(y.mean()),
+    }
+
+
+def _edge_share(y: np.ndarray, varied: np.ndarray) -> float:
+    edge = sum(int((np.abs(y[rows][:, varied]) > 0.9).sum()) for rows in chunks(len(y)))
+    return edge / max(len(y) * int(varied.sum()), 1)
+
+
+def _warnings(value: Value, config: IntegratedRLConfig, values: np.ndarray, scale: float, groups: int) -> list[str]:
+    found = []
+    largest = max(float(values.max()), -float(values.min())) * scale
+    returns = float(np.abs(value.ret).max())
+    if not np.isfinite(largest) or largest > 10 * max(returns, scale):
+        found.append(f"divergence: a critic's value reaches {largest:.3g}, returns {returns:.3g}")
+    critics = values.shape[1]
+    dead = sum(float(values[:, i].std()) < 1e-3 / groups for i in range(critics))
+    if dead:
+        found.append(f"dead_critics: {dead} of {critics} give the same value to every state")
+    if config.target == "phi" and value.ret.mean() < 0:
+        found.append("negative_values: phi favours leaving the box where values are negative; --set target=subtract")
+    return found

@@ -1,0 +1,107 @@
+"""IQL (Kostrikov, Nair and Levine, 2022): values by expectile regression on logged actions alone, a policy by advantage.
+
+V: mean |tau - 1{Q' - V < 0}| (min_i Q'_i(s, a) - V(s))^2        Q_i: (Q_i(s, a) - r - gamma (1 - done) V(s'))^2
+actor: mean exp(beta (min_i Q'_i - V)) |mu(s) - a|^2, the weight at most `max_weight`
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, adams, boxed, from_center, run
+from mtf.learning.checkpoint import Checkpoints
+from mtf.learning.networks import Actor, JointCritics, Stack, soft_update
+from mtf.learning.problem import Problem
+from mtf.learning.progress import Progress
+from mtf.learning.result import Learned
+from mtf.learning.rows import Batch
+from mtf.learning.trainer import descend
+from mtf.learning.value import Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class IQLConfig(ActorCriticConfig):
+    """expectile: tau (.7 to .9). temperature: beta, in units of the returns' standard deviation (1 to 10).
+    max_weight: the largest weight of a row."""
+
+    expectile: float = 0.7
+    temperature: float = 3.0
+    max_weight: float = 100.0
+
+
+def expectile_loss(difference: torch.Tensor, tau: float) -> torch.Tensor:
+    """`mean |tau - 1{d < 0}| d^2`: its minimiser over V of d = y - V is the tau-expectile of y."""
+    return (torch.where(difference < 0, 1 - tau, tau) * difference.square()).mean()
+
+
+def advantage_weight(advantage: torch.Tensor, temperature: float, largest: float) -> torch.Tensor:
+    """`min(exp(beta A), largest)`."""
+    return (temperature * advantage).exp().clamp(max=largest)
+
+
+class IQL(ActorCritic):
+    """Twin Q with their targets, V, and the actor."""
+
+    def __init__(self, problem: Problem, rows: Batch, config: IQLConfig, generator: torch.Generator) -> None:
+        self.config, self.gamma, self.generator = config, problem.gamma, generator
+        self.unit, width = torch.from_numpy(problem.unit), problem.data.action_width
+        self.critics = JointCritics(2, rows.now[1].shape[1], width, config.critic_hidden, generator)
+        self.value = Stack(1, (rows.now[0].shape[1], *config.critic_hidden, 1), generator)
+        self.actor = Actor(rows.z.shape[1], width, config.actor_hidden, generator)
+        self.target = copy.deepcopy(self.critics)
+        self.modules = nn.ModuleDict({"critics": self.critics, "value": self.value, "actor": self.actor, "target": self.target})
+        self.optimisers = adams(self.modules, config.lr, "critics", "value", "actor")
+
+    def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(V's, Q's, the actor's) on a batch; each has gradients for its own parameters alone."""
+        with torch.no_grad():
+            q = self.target(batch.now, batch.u).min(0).values
+            y = batch.reward.sum(1) + self.gamma * (1 - batch.done) * self.value(batch.next[0])[0, :, 0]
+        v = self.value(batch.now[0])[0, :, 0]
+        weight = advantage_weight(q - v.detach(), self.config.temperature, self.config.max_weight)
+        away = (boxed(self.actor, batch.z, batch.box, self.unit) - batch.u).square().sum(1)
+        return (
+            expectile_loss(q - v, self.config.expectile),
+            (self.critics(batch.now, batch.u) - y).square().mean(1).sum(),
+            (weight * away).mean(),
+        )
+
+    def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        value, critics, actor = self.losses(batch)
+        descend(self.optimisers["value"], value, self.value.parameters())
+        descend(self.optimisers["critics"], critics, self.critics.parameters())
+        descend(self.optimisers["actor"], actor, self.actor.parameters())
+        soft_update(self.target, self.critics, self.config.tau)
+        return {"value": value.detach(), "td_error": critics.detach() / 2, "actor": actor.detach()}
+
+    def held_out_loss(self, batch: Batch) -> torch.Tensor:
+        return self.losses(batch)[1] / 2
+
+    def move(self, batch: Batch) -> torch.Tensor:
+        return from_center(boxed(self.actor, batch.z, batch.box, self.unit), batch.box, self.unit)
+
+
+def learn(
+    problem: Problem,
+    value: Value,
+    config: IQLConfig,
+    *,
+    seed: int,
+    progress: Progress,
+    checkpoints: Checkpoints | None = None,
+) -> Learned:
+    """Train on the explored rows."""
+    return run(
+        lambda p, rows, generator: IQL(p, rows, config, generator),
+        problem,
+        value,
+        config,
+        name="iql",
+        seed=seed,
+        progress=progress,
+        checkpoints=checkpoints,
+    )

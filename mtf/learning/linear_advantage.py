@@ -1,0 +1,76 @@
+"""Linear advantage: a closed form. `Q(s, a) = V(s) + sum_d u_d c_d . phi(s)`, fitted to the TD residual.
+
+The residual `delta = r + gamma (1 - done) V(s') - V(s)` is regressed on `u_d phi(s)`: u is drawn by us, independent of the
+state, so the slopes are causal. Coefficients are shrunk by empirical Bayes, in two groups: the global slopes (phi = 1) and
+how they vary with the state. The policy steps along the slopes as far as their evidence carries (`step.evidence_step`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mtf.learning.config import Config
+from mtf.learning.problem import Problem
+from mtf.learning.progress import Progress
+from mtf.learning.result import Learned, calibration
+from mtf.learning.ridge import Moments, empirical_bayes
+from mtf.learning.step import evidence_step, linear_slopes
+from mtf.learning.value import CHUNK, Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearAdvantageConfig(Config):
+    """threshold: posterior standard deviations of a slope that earn no step yet. kappa: how many more earn the full half-width.
+    More of either is more careful (0 to 2, .5 to 3)."""
+
+    threshold: float = 1.0
+    kappa: float = 1.0
+
+
+def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed: int, progress: Progress) -> Learned:
+    """One step of policy improvement. Closed form: the seed changes nothing."""
+    p, width = problem.phi.shape[1], problem.data.action_width
+    folds = _moments(problem, value, progress)
+    columns = p + np.arange(p * width)
+    group = np.concatenate([np.full(p, -1), np.tile(np.r_[0, np.ones(p - 1, int)], width)])
+    fits = [empirical_bayes(folds[1 - f], group) for f in (0, 1)]
+    posterior = empirical_bayes(folds[0] + folds[1], group)
+    coefficients = posterior.mean[columns].reshape(width, p)
+    cov = np.stack([posterior.cov[np.ix_(block, block)] for block in columns.reshape(width, p)])
+    slopes = linear_slopes(problem.phi, coefficients, cov, problem.data.arrays)
+    step = evidence_step(
+        slopes,
+        kappa=config.kappa,
+        threshold=config.threshold,
+        max_rms=config.max_rms_step,
+        varied=problem.half_width > 0,
+        arrays=problem.data.arrays,
+    )
+    held_out = calibration([(fits[f].mean, folds[f]) for f in (0, 1)], np.arange(p), columns)
+    report: dict[str, Any] = {
+        "rms_wanted": step.rms_wanted,
+        "held_out_action": held_out,
+        "global_slope": coefficients[:, 0].tolist(),
+        "global_slope_sd": np.sqrt(np.maximum(cov[:, 0, 0], 0)).tolist(),
+        "tau": np.sqrt(posterior.tau2).tolist(),
+        "expected_gain_a_request": float(np.einsum("nd,nd->", slopes.mean, step.y, dtype=np.float64)) / len(step.y),
+    }
+    return Learned(problem.step_action(step.y), report)
+
+
+def _moments(problem: Problem, value: Value, progress: Progress) -> list[Moments]:
+    """Of [phi, u x phi] against delta, for each of the two folds of users; explored rows only."""
+    p, width = problem.phi.shape[1], problem.data.action_width
+    folds = [Moments.zero(p * (1 + width)) for _ in (0, 1)]
+    rows = np.flatnonzero(problem.signal)
+    for start in progress.over(range(0, len(rows), CHUNK), "slopes"):
+        take = rows[start : start + CHUNK]
+        phi, u = problem.phi[take], problem.u[take]
+        x = np.concatenate([phi, (u[:, :, None] * phi[:, None, :]).reshape(len(take), -1)], axis=1)
+        for f in (0, 1):
+            of = problem.fold[take] == f
+            folds[f] = folds[f] + Moments.of(x[of], value.residual[take][of, None], problem.weight[take][of])
+    return folds

@@ -1,0 +1,22 @@
+"""The usual form, as a comparator: IntegratedRL-MTF with MLP critics Q(s, a) on state and action together.
+
+Quiet failure: losses converge, actions stay in the box, and returns fall, for the box is where the action's signal is
+small and an MLP spends itself on the state (docs/method.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mtf.learning.integrated_rl import IntegratedRLConfig, learn
+
+__all__ = ["NaiveConfig", "learn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaiveConfig(IntegratedRLConfig):
+    """As `integrated_rl`, with the joint critic; no evidence limits its step but the gate's."""
+
+    critic_hidden: tuple[int, ...] = (64, 64)
+    form: Literal["advantage", "joint"] = "joint"

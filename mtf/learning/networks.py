@@ -1,0 +1,190 @@
+"""Networks: m critics as one stack of matrices, and an actor that starts at the deployed policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from mtf.learning.rows import Batch
+
+
+class Stack(nn.Module):  # type: ignore[misc]
+    """m independent ReLU networks run as batched matrix products: x [n, in] or [m, n, in] -> [m, n, out]."""
+
+    def __init__(self, m: int, widths: Sequence[int], generator: torch.Generator) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for fan_in, fan_out in pairwise(widths):
+            bound = fan_in**-0.5
+            self.weights.append(nn.Parameter((torch.rand(m, fan_in, fan_out, generator=generator) * 2 - 1) * bound))
+            self.biases.append(nn.Parameter((torch.rand(m, 1, fan_out, generator=generator) * 2 - 1) * bound))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _run(x.expand(len(self.weights[0]), *x.shape) if x.dim() == 2 else x, self.weights, self.biases)
+
+    def first(self, x: torch.Tensor) -> torch.Tensor:
+        """The first network alone, x [n, in] -> [n, out]."""
+        return _run(x[None], [weight[:1] for weight in self.weights], [bias[:1] for bias in self.biases])[0]
+
+    def over(self, shared: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """k inputs a row, shared [n, i] beside own [k, n, j] -> [m, k, n, out]: what `shared` adds is computed once."""
+        (weight, *weights), (bias, *biases), split = self.weights, self.biases, shared.shape[1]
+        once = torch.matmul(shared, weight[:, :split]) + bias
+        h = torch.matmul(own.flatten(0, 1), weight[:, split:]).unflatten(1, own.shape[:2]) + once[:, None]
+        return _run(torch.relu_(h).flatten(1, 2), weights, biases).unflatten(1, own.shape[:2]) if weights else h
+
+
+def _run(h: torch.Tensor, weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Layers of m networks, h [m, n, in] -> [m, n, out]."""
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        # in place: a new tensor costs more than the operation
+        h = torch.relu_(h) if i else h
+        # a batched product with a single column takes up to four times as long as the sum that it is
+        single = weight.shape[2] == 1
+        h = (h * weight.transpose(1, 2)).sum(2, keepdim=True) + bias if single else torch.baddbmm(bias, h, weight)
+    return h
+
+
+class AdvantageCritics(nn.Module):  # type: ignore[misc]
+    """m critics `Q_i(s, a) = V_i(s) + u . (G_i phi(s)) + H_i . (u^2 - 1/3)`, u the action's position in the box.
+
+    The heads G, H start at 0: an action is worth nothing until data say so. u is uniform on [-1, 1] where explored, so
+    V_i is the mean over the box, and the 1/3 keeps curvature out of it. An observation is (what V reads, phi).
+    """
+
+    def __init__(
+        self, m: int, value_width: int, phi_width: int, action_width: int, hidden: Sequence[int], generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.value_net = Stack(m, (value_width, *hidden, 1), generator)
+        self.slope = nn.Parameter(torch.zeros(m, phi_width, action_width))
+        self.curve = nn.Parameter(torch.zeros(m, 1, action_width))
+
+    def value(self, observation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """V_i(s) [m, n]."""
+        return self.value_net(observation[0])[..., 0]
+
+    def heads(self) -> list[nn.Parameter]:
+        """The parameters of A."""
+        return [self.slope, self.curve]
+
+    def logged_part(self, batch: Batch) -> torch.Tensor:
+        """A_i at the logged action [m, n]."""
+        return self.action_part(batch.now, batch.u)
+
+    def action_part(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+        """A_i(s, u) [m, n]."""
+        slope = torch.matmul(observation[1], self.slope)
+        return (u * slope + self.curve * (u.square() - 1 / 3)).sum(-1)
+
+    def forward(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+        """Q_i [m, n]."""
+        return self.value(observation) + self.action_part(observation, u)
+
+
+class SlateCritics(nn.Module):  # type: ignore[misc]
+    """m critics `Q_i = V_i(s) + f(s, a) . (b_0 + b_i)`, f what the action does to the slate that it ranks (`slate_critics`).
+
+    At a logged action f is the logged slate's; at any other one it is replayed: `f = T(u, s)`, by slopes T [A, P, F] in
+    u x phi and second derivatives [A, F], both fixed. b_0 [F]: the plug-in reward. b_i starts at 0.
+    """
+
+    def __init__(
+        self,
+        m: int,
+        value_width: int,
+        slopes: torch.Tensor,
+        second: torch.Tensor,
+        prior: torch.Tensor,
+        hidden: Sequence[int],
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.value_net = Stack(m, (value_width, *hidden, 1), generator)
+        self.away = nn.Parameter(torch.zeros(m, len(prior)))
+        self.register_buffer("prior", prior)
+        self.register_buffer("slopes", slopes)
+        self.register_buffer("second", second)
+
+    def value(self, observation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """V_i(s) [m, n]."""
+        return self.value_net(observation[0])[..., 0]
+
+    def heads(self) -> list[nn.Parameter]:
+        """The parameters of A."""
+        return [self.away]
+
+    def logged_part(self, batch: Batch) -> torch.Tensor:
+        """A_i of the logged slate [m, n]."""
+        assert batch.slate is not None
+        half = batch.slate.shape[1] // 2
+        effect, z = batch.slate[:, :half], batch.now[1][:, 1:]
+        f = torch.cat([batch.slate, (effect[:, :, None] * z[:, None, :]).flatten(1)], dim=1)
+        return (self.prior + self.away) @ f.T
+
+    def action_part(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+        """A_i(s, u) [m, n], replayed."""
+        b = self.prior + self.away
+        slope = torch.einsum("np,apf,mf->mna", observation[1], self.slopes, b)
+        curve = 0.5 * torch.einsum("af,mf->ma", self.second, b)[:, None]
+        return (u * slope + curve * (u.square() - 1 / 3)).sum(-1)
+
+    def forward(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+        """Q_i [m, n]."""
+        return self.value(observation) + self.action_part(observation, u)
+
+
+class JointCritics(nn.Module):  # type: ignore[misc]
+    """m critics Q_i(s, a), each an MLP of state and action together: the usual form, which misses the action."""
+
+    def __init__(self, m: int, phi_width: int, action_width: int, hidden: Sequence[int], generator: torch.Generator) -> None:
+        super().__init__()
+        self.net = Stack(m, (phi_width + action_width, *hidden, 1), generator)
+
+    def value(self, observation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Q_i at the middle of the box [m, n]."""
+        width = self.net.weights[0].shape[1] - observation[1].shape[-1]
+        return self(observation, torch.zeros(len(observation[1]), width))
+
+    def action_part(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+        """Q_i itself [m, n]: the two are not apart in this form."""
+        return self(observation, u)
+
+    def forward(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+        """Q_i [m, n]."""
+        return self.net(torch.cat([observation[1], u], dim=-1))[..., 0]
+
+    def over(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+        """Q_i [m, k, n] of k actions a state, u [k, n, A]."""
+        return self.net.over(observation[1], u)[..., 0]
+
+    def first(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+        """Q_1 [n], the others not computed."""
+        return self.net.first(torch.cat([observation[1], u], dim=-1))[:, 0]
+
+
+class Actor(nn.Module):  # type: ignore[misc]
+    """The step from the deployed policy in half-widths: `g(z) = z S + MLP(z)` [n, A]; starts at 0."""
+
+    def __init__(self, state_width: int, action_width: int, hidden: Sequence[int], generator: torch.Generator) -> None:
+        super().__init__()
+        self.skip = nn.Parameter(torch.zeros(state_width, action_width))
+        self.mlp = Stack(1, (state_width, *hidden, action_width), generator)
+        with torch.no_grad():
+            self.mlp.weights[-1].zero_()
+            self.mlp.biases[-1].zero_()
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return z @ self.skip + self.mlp(z)[0]
+
+
+def soft_update(target: nn.Module, source: nn.Module, rate: float) -> None:
+    """target <- (1 - rate) target + rate source."""
+    with torch.no_grad():
+        torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)

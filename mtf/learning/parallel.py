@@ -1,0 +1,45 @@
+"""Data-parallel training under torchrun: each process takes its part of every batch, gradients are averaged.
+
+Without torchrun there is one process and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+
+def size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def mean(value: torch.Tensor) -> torch.Tensor:
+    """The mean of `value` over the processes."""
+    if size() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / size()
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """Join the processes that torchrun started (gloo on CPU, NCCL where each has a GPU), and leave them again."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

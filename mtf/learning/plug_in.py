@@ -1,0 +1,53 @@
+"""The plug-in rule: rank by the reward that the scores promise, were they exact and were nothing to happen later.
+
+It learns nothing from outcomes but each head's level: the step along the replayed slopes of `slate_replay` with its prior in
+place of what it learned. Without long-term effects and with unbiased scores it is hard to beat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtf.errors import InputError
+from mtf.learning.config import Config
+from mtf.learning.problem import Problem
+from mtf.learning.progress import Progress
+from mtf.learning.result import Learned
+from mtf.learning.slate_replay import Replay, SlateReplayConfig
+from mtf.learning.step import evidence_step, linear_slopes
+from mtf.learning.value import Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlugInConfig(Config):
+    """draws: fresh actions a request, in pairs mirrored at the box's middle."""
+
+    draws: int = 4
+
+
+def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, progress: Progress) -> Learned:
+    """Step along the plug-in reward's slopes. Raises InputError where no candidates, no spec or no plug-in reward exists."""
+    rows = np.flatnonzero(problem.signal & problem.data.has_candidates)
+    if problem.data.spec is None or not len(rows):
+        raise InputError("plug_in: needs a spec and the candidates' scores of explored requests; log them, or use another one")
+    replay = Replay(problem, value, SlateReplayConfig(draws=config.draws), rows, seed, progress)
+    b = replay.prior[replay.effect]
+    if not b.any():
+        raise InputError("plug_in: no score predicts a behaviour that the reward weighs; name objectives after behaviours")
+    c = replay.slopes @ b
+    arrays = problem.data.arrays
+    slopes = linear_slopes(problem.phi, c, np.zeros((len(c), c.shape[1], c.shape[1])), arrays)
+    bend = np.maximum(-(replay.second @ b), 0)
+    step = evidence_step(
+        slopes,
+        kappa=1.0,
+        threshold=0.0,
+        max_rms=config.max_rms_step,
+        varied=problem.half_width > 0,
+        curvature=bend,
+        arrays=arrays,
+    )
+    report = {"rms_wanted": step.rms_wanted, "plug_in_slope": c[:, 0].tolist(), "plug_in_scale": replay.plug_in_scale}
+    return Learned(problem.step_action(step.y), report)

@@ -1,0 +1,323 @@
+"""What every algorithm sees: training rows, the deployed policy at each of their states, and the box around it now.
+
+Notation of docs/method.md: a action, mu_bp the deployed policy, h the box's half-width, `u = (a - mid) / h` the position
+of a logged action in its own box, in units of the half-width in force now (so rows of wider or narrower boxes pool).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mtf import box
+from mtf.errors import InputError
+from mtf.policy import Policy, bootstrap_policy, load_policy
+from mtf.transitions.arrays import chunks
+from mtf.transitions.table import TransitionSet
+
+Z_CLIP = 3.0
+ROUND_DECAY = 0.7
+LEAST_SESSIONS = 20
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The policy that is deployed now; `policy` is None for `logged`, where each row's stored centre stands for it."""
+
+    name: str
+    policy: Policy | None
+
+    @property
+    def sha(self) -> str | None:
+        """The bundle's hash; None for `logged`."""
+        return self.policy.sha if self.policy is not None else None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows of n requests; float32 unless said.
+
+    center, lower, upper [n, A]: mu_bp(s) and the box around it now (offsets, cut at the edge); next_* the same at s'.
+    half_width [A]: h of that box. unit [A]: h, and 1 where h is 0.
+    u [n, A]: position of the logged action, see above; 0 in rows without exploration.
+    signal: bool [n], rows that explored: only they say anything about actions; the others fit V alone.
+    current: bool [n], those of them that explored around mu_bp itself.
+    weight [n]: 0.7 ** (rounds since the row's policy was the newest): earlier rounds count less.
+    group: int64 [n], one code a (policy, exploring): V has an intercept each.
+    mean, scale [S]; z, next_z [n, S]: the state, standardised and clipped to +-3.
+    fold: int64 [n], 0 or 1 by user: what is fitted on one is read on the other.
+    dropped: {reason: rows}; warnings: what the reader of the report must know.
+    """
+
+    data: TransitionSet
+    baseline: Baseline
+    gamma: float
+    center: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    next_center: np.ndarray
+    next_lower: np.ndarray
+    next_upper: np.ndarray
+    half_width: np.ndarray
+    u: np.ndarray
+    signal: np.ndarray
+    current: np.ndarray
+    weight: np.ndarray
+    group: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    z: np.ndarray
+    next_z: np.ndarray
+    fold: np.ndarray
+    dropped: dict[str, int]
+    warnings: tuple[str, ...]
+
+    @property
+    def unit(self) -> np.ndarray:
+        """h [A], 1 where nothing varies."""
+        return np.where(self.half_width > 0, self.half_width, 1).astype(np.float32)
+
+    @cached_property
+    def phi(self) -> np.ndarray:
+        """[n, 1 + S]: 1, then z; what a slope depends on."""
+        (phi,) = self.data.arrays.build(
+            len(self.z), lambda rows: (np.concatenate([np.ones((len(z := self.z[rows]), 1), np.float32), z], axis=1),)
+        )
+        return phi
+
+    @property
+    def value_columns(self) -> np.ndarray:
+        """int64: the state columns that a value may read (actions do not move them)."""
+        return np.flatnonzero(self.data.value_mask)
+
+    def step_action(self, step: np.ndarray) -> np.ndarray:
+        """The actions [n, A] that lie `step` [n, A] half-widths from mu_bp, clipped to the box."""
+        (action,) = self.data.arrays.build(
+            len(self.center),
+            lambda rows: (
+                box.clip(self.center[rows] + step[rows] * self.half_width, self.center[rows], self.lower[rows], self.upper[rows]),
+            ),
+        )
+        return action
+
+    def moves(self, action: np.ndarray) -> np.ndarray:
+        """The steps [n, A] from mu_bp to `action`, in half-widths."""
+        (step,) = self.data.arrays.build(
+            len(action), lambda rows: (((action[rows] - self.center[rows]) / self.unit).astype(np.float32),)
+        )
+        return step
+
+    def box_position(self, action: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """y = 2 (a - mid) / W: where the actions of `rows` lie in the box now; the gate measures steps in it."""
+        return box.position(action, self.center[rows], self.lower[rows], self.upper[rows])
+
+
+def prepare(
+    data: TransitionSet,
+    baseline: str | Path,
+    *,
+    gamma: float | None = None,
+    half_width: np.ndarray | None = None,
+    round_decay: float = ROUND_DECAY,
+    needs_exploration: bool = True,
+) -> Problem:
+    """Rows that can be learned from, in the terms of the policy deployed now.
+
+    baseline: `bootstrap` (the spec's start), `logged` (each row's own centre and box) or the folder of a bundle.
+    gamma: None takes the spec's, else 0.9. half_width [A]: None takes that of the baseline's latest explored rows.
+    needs_exploration: False takes rows of which none explored too; the box has no width then.
+    Sessions with a fallback row are dropped and counted. Raises InputError where nothing explored is left, where there are
+    fewer than LEAST_SESSIONS sessions, or where the baseline does not fit the data.
+    """
+    dropped: dict[str, int] = {}
+    warnings: list[str] = []
+    data, dropped["fallback"] = _without_fallback(data)
+    if gamma is None:
+        gamma = data.spec.gamma if data.spec is not None else 0.9
+    deployed = open_baseline(baseline, data)
+    if data.n_sessions < LEAST_SESSIONS:
+        raise InputError(
+            f"transitions: {data.n_sessions} session(s) of training users; V is fitted on one half of the users and read on the "
+            f"other: log at least {LEAST_SESSIONS}"
+        )
+    n, width = len(data), data.action_width
+    if not data.exploring.any():
+        if needs_exploration:
+            raise InputError(
+                f"transitions: none of {n} rows explored (lower = upper everywhere): nothing says what another action would do; "
+                "log actions drawn from a box, e.g. `mtf simulate --box 0.2`, or clone what was served: --algorithm bc"
+            )
+        if deployed.policy is not None:
+            raise InputError(f"baseline: {baseline}: none of {n} rows explored around it; use --baseline logged")
+        warnings.append("no_exploration: the log teaches what was served, not what else would do; the gate will be inconclusive")
+    own = data.exploring & (data.policy_sha == deployed.sha) if deployed.sha is not None else data.exploring
+    if not own.any() and data.exploring.any():
+        warnings.append("baseline_not_in_data: no explored row is of the baseline; slopes are taken at the logged centres")
+        own = data.exploring
+    if half_width is None:
+        half_width = _latest_half_width(data, own) if own.any() else np.zeros(width)
+    half_width = np.asarray(half_width, np.float32)
+    if half_width.shape != (width,):
+        raise InputError(f"exploration: half_width has {half_width.size} numbers, the actions {width}; give one a dimension")
+    mean, scale = _moments(data.state)
+    unit = np.where(half_width > 0, half_width, 1)
+
+    def relative(rows: slice) -> tuple[np.ndarray, ...]:
+        """z, next_z and u of some rows, and whether the action lies in its own box."""
+        low, high = data.lower[rows], data.upper[rows]
+        mid = data.center[rows] + (low + high) * 0.5
+        u = np.where(data.exploring[rows, None] & (high > low) & (half_width > 0), (data.action[rows] - mid) / unit, 0)
+        outside = np.abs(u) > 1.001 * np.where(half_width > 0, (high - low) * 0.5 / unit, np.inf)
+        z, next_z = (_standardise(state[rows], mean, scale) for state in (data.state, data.next_state))
+        return z, next_z, u.astype(np.float32), np.logical_not(outside.any(axis=1, keepdims=True))
+
+    center, lower, upper = _box_now(deployed, data, "", half_width)
+    nxt = _box_now(deployed, data, "next_", half_width)
+    z, next_z, u, inside = data.arrays.build(n, relative)
+    signal = data.exploring & inside[:, 0]
+    dropped["action_outside_its_box"] = int((data.exploring & ~signal).sum())
+    return Problem(
+        data=data,
+        baseline=deployed,
+        gamma=float(gamma),
+        center=center,
+        lower=lower,
+        upper=upper,
+        next_center=nxt[0],
+        next_lower=nxt[1],
+        next_upper=nxt[2],
+        half_width=half_width,
+        u=u,
+        signal=signal,
+        current=signal & own,
+        weight=_round_weight(data, deployed.sha, round_decay),
+        group=_groups(data),
+        mean=mean,
+        scale=scale,
+        z=z,
+        next_z=next_z,
+        fold=_units(data, 20240427) % 2,
+        dropped=dropped,
+        warnings=tuple(warnings),
+    )
+
+
+def open_baseline(baseline: str | Path, data: TransitionSet) -> Baseline:
+    """The deployed policy by name or folder. Raises InputError where it does not fit the data."""
+    if str(baseline) == "logged":
+        return Baseline("logged", None)
+    if str(baseline) == "bootstrap":
+        if data.spec is None:
+            raise InputError("baseline: `bootstrap` is the spec's start and these transitions have no spec; use `logged`")
+        return Baseline("bootstrap", bootstrap_policy(data.spec))
+    policy = load_policy(baseline)
+    if (policy.state_width, policy.action_width) != (data.state_width, data.action_width):
+        raise InputError(
+            f"baseline: {baseline} maps {policy.state_width} -> {policy.action_width}; "
+            f"the transitions hold {data.state_width} -> {data.action_width}"
+        )
+    if policy.spec is not None and data.spec is not None and policy.spec.version != data.spec.version:
+        raise InputError(
+            f"baseline: {baseline} was made for spec {policy.spec.version}, the transitions are of {data.spec.version}; "
+            "give the policy that was deployed when they were logged"
+        )
+    return Baseline(str(baseline), policy)
+
+
+def constant_reward(data: TransitionSet) -> list[str]:
+    """Raises InputError where every session earned the same; warns where only their length differs."""
+    total = data.total_reward
+    least, most = float(total.min()), float(total.max())
+    if least != most:
+        return []
+    lengths = np.unique(np.diff(np.append(data.starts, len(data))))
+    if most == 0 or len(lengths) == 1:
+        raise InputError(
+            f"transitions: `reward` is {most:g} in all of {len(data)} rows: no action was worth more than another; "
+            "check the reward heads' weights and the feedback"
+        )
+    return [f"constant_reward: every row earned {most:g}; only the length of sessions can be learned"]
+
+
+def _without_fallback(data: TransitionSet) -> tuple[TransitionSet, int]:
+    """Sessions without fallback rows, and how many rows that dropped: a hole in a session breaks its returns."""
+    bad = np.array([f is not None for f in data.fallback])
+    if not bad.any():
+        return data, 0
+    keep = ~np.isin(data.session, np.unique(data.session[bad]))
+    if not keep.any():
+        raise InputError("transitions: every session holds a fallback row; see the serving log for the reason")
+    return data.select(keep), int((~keep).sum())
+
+
+def _latest_half_width(data: TransitionSet, rows: np.ndarray) -> np.ndarray:
+    """[A]: the widest half of a box, among the rows of the latest day (a box cut at the edge shows less)."""
+    days = [d for d in data.dt[rows] if d is not None]
+    latest = rows & (data.dt == max(days)) if days else rows
+    upper = data.upper.max(axis=0, where=latest[:, None], initial=-np.inf)
+    lower = data.lower.min(axis=0, where=latest[:, None], initial=np.inf)
+    return np.asarray(np.maximum(upper, -lower), np.float32)
+
+
+def _box_now(deployed: Baseline, data: TransitionSet, when: str, half_width: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(center, lower, upper) [n, A] of the box around the deployed policy at s (`when` empty) or s' (`next_`)."""
+    state, center, lower, upper = (getattr(data, when + name) for name in ("state", "center", "lower", "upper"))
+
+    def some(rows: slice) -> tuple[np.ndarray, ...]:
+        if deployed.policy is not None:
+            now = deployed.policy.act(state[rows])
+            return (now, *box.offsets(now, half_width))
+        varied = (upper[rows] > lower[rows]).any(axis=1, keepdims=True)
+        low, high = box.offsets(center[rows], half_width)
+        return center[rows], np.where(varied, lower[rows], low), np.where(varied, upper[rows], high)
+
+    return data.arrays.build(len(data), some)
+
+
+def _round_weight(data: TransitionSet, sha: str | None, decay: float) -> np.ndarray:
+    """decay ** age: the baseline's rows and any newer have age 0, the policy before it 1, and so on (by first request)."""
+    names = [s for s in dict.fromkeys(data.policy_sha) if s is not None]
+    if len(names) < 2:
+        return np.ones(len(data), np.float32)
+    first = {name: data.ts[data.policy_sha == name].min() for name in names}
+    newest_first = sorted(names, key=lambda name: -first[name])
+    now = newest_first.index(sha) if sha in newest_first else 0
+    age = {name: max(i - now, 0) for i, name in enumerate(newest_first)}
+    weight = np.ones(len(data), np.float32)
+    for name, rounds in age.items():
+        weight[data.policy_sha == name] = decay**rounds
+    return weight
+
+
+def _groups(data: TransitionSet) -> np.ndarray:
+    names = {s: i for i, s in enumerate(dict.fromkeys(data.policy_sha))}
+    codes = np.array([names[s] for s in data.policy_sha], np.int64) * 2 + data.exploring
+    return np.unique(codes, return_inverse=True)[1].astype(np.int64)
+
+
+def _moments(state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale [S] of the states; the scale of what does not vary is 1."""
+    mean = state.mean(axis=0, dtype=np.float64)
+    square = sum(np.square(state[rows] - mean).sum(axis=0) for rows in chunks(len(state)))
+    sd = np.sqrt(square / len(state)).astype(np.float32)
+    mean = mean.astype(np.float32)
+    return mean, np.where(sd > 1e-6 * (1 + np.abs(mean)), sd, 1).astype(np.float32)
+
+
+def _standardise(state: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.clip((state - mean) / scale, -Z_CLIP, Z_CLIP).astype(np.float32)
+
+
+def users_held_out(problem: Problem, share: float) -> np.ndarray:
+    """bool [n]: rows of a fixed `share` of the training users, kept from the fit for calibration."""
+    order = _units(problem.data, 977)
+    return order < share * (order.max() + 1)
+
+
+def _units(data: TransitionSet, seed: int) -> np.ndarray:
+    """int64 [n]: each row's user in a fixed random order (its session where there are too few users to split)."""
+    code, count = (data.user, len(data.user_ids)) if len(np.unique(data.user)) >= 20 else (data.session, data.n_sessions)
+    return np.random.default_rng(seed).permutation(count)[code]

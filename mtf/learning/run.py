@@ -1,0 +1,238 @@
+"""Training, from transitions to a bundle with its report: what `mtf train` and the DAG's task call."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import mtf
+from mtf.errors import InputError
+from mtf.fileio import write_atomic
+from mtf.learning import parallel
+from mtf.learning.checkpoint import Checkpoints
+from mtf.learning.config import Config, with_overrides
+from mtf.learning.diagnostics import slope_tests, step_report, value_calibration, warnings_of
+from mtf.learning.distil import Distilled, act, distil
+from mtf.learning.problem import Problem, constant_reward, prepare
+from mtf.learning.progress import Progress
+from mtf.learning.registry import algorithm as find_algorithm
+from mtf.learning.threads import THREADS, fixed_threads
+from mtf.learning.trainer import TrainerConfig
+from mtf.learning.value import fit_value
+from mtf.policy import Lineage, Policy
+from mtf.spec import FusionSpec
+from mtf.transitions.table import MAPPED_FROM, TransitionSet, load_transitions
+
+SHRINK_AT_MOST = 0.2
+CODE = (
+    "learning",
+    "transitions/arrays.py",
+    "transitions/mapped.py",
+    "transitions/table.py",
+    "box.py",
+    "features.py",
+    "fusion.py",
+    "policy.py",
+    "spec.py",
+)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The policy, its content hash, and the report that lies beside it as train.json."""
+
+    policy: Policy
+    sha: str
+    report: dict[str, Any]
+
+
+def train(
+    transitions: Path,
+    out: Path | None,
+    *,
+    algorithm: str,
+    baseline: str | Path,
+    spec: FusionSpec | None = None,
+    exploration: Path | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    overrides: Mapping[str, str] | None = None,
+    checkpoints: Path | None = None,
+    dataset_md5: str | None = None,
+    dataset_revision: str | None = None,
+    progress: bool = True,
+    mapped_from: int = MAPPED_FROM,
+) -> TrainResult:
+    """Train on the training users of `transitions` and write the bundle to `out` (None: write nothing).
+
+    baseline: `bootstrap`, `logged` or a bundle's folder: the policy deployed now, around whose box the new one must stay.
+    exploration: exploration.json of the box; None takes the box of the baseline's latest explored rows.
+    steps: optimiser steps, for algorithms that have them. overrides: {setting: text} of the algorithm's configuration.
+    checkpoints: a folder for checkpoints of algorithms that take steps; a run with the same arguments goes on from there.
+    mapped_from: rows from which wide columns lie in files beside `out`, mapped, instead of in memory.
+    Under torchrun the processes share the batches, and the first one writes.
+    The same data, settings and seed give the same bundle, byte for byte. Raises InputError for what cannot be used.
+    """
+    near = out if out is not None else Path(tempfile.gettempdir()) / "policy"
+    scratch = next(folder for folder in near.absolute().parents if folder.is_dir())
+    data = load_transitions(transitions, users="train", spec=spec, scratch=scratch, mapped_from=mapped_from)
+    half_width = None
+    if exploration is not None:
+        from mtf.contracts.exploration import read_exploration
+
+        half_width = np.array(read_exploration(exploration).half_width, np.float32)
+    with parallel.processes():
+        return train_on(
+            data,
+            out if parallel.rank() == 0 else None,
+            algorithm=algorithm,
+            baseline=baseline,
+            half_width=half_width,
+            steps=steps,
+            seed=seed,
+            overrides=overrides,
+            checkpoints=checkpoints,
+            dataset_md5=dataset_md5,
+            dataset_revision=dataset_revision,
+            progress=progress and parallel.rank() == 0,
+        )
+
+
+def train_on(
+    data: TransitionSet,
+    out: Path | None,
+    *,
+    algorithm: str,
+    baseline: str | Path,
+    half_width: np.ndarray | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    overrides: Mapping[str, str] | None = None,
+    checkpoints: Path | None = None,
+    dataset_md5: str | None = None,
+    dataset_revision: str | None = None,
+    progress: bool = True,
+) -> TrainResult:
+    """`train` on transitions that are in memory already. The caller sees to it that no gate user is among them."""
+    began = time.perf_counter()
+    chosen = find_algorithm(algorithm)
+    settings = dict(overrides or {})
+    warnings: list[str] = []
+    if steps is not None:
+        if "steps" in chosen.config.__dataclass_fields__:
+            settings["steps"] = str(steps)
+        else:
+            warnings.append(f"steps_ignored: {algorithm} is a closed form, --steps {steps} changes nothing")
+    config = with_overrides(chosen.config, settings)
+    stages = Progress(progress)
+    with fixed_threads():
+        problem = prepare(data, baseline, half_width=half_width, needs_exploration=config.needs_exploration)
+        if config.needs_exploration:
+            warnings += constant_reward(problem.data)
+        stages.done("prepare")
+        value = fit_value(problem)
+        stages.done("value")
+        kept = {}
+        if checkpoints is not None and isinstance(config, TrainerConfig):
+            kept = {"checkpoints": _checkpoints(checkpoints, problem, algorithm, config, seed)}
+        learned = chosen.learn(problem, value, config, seed=seed, progress=stages, **kept)
+        stages.done("learn")
+        lineage = Lineage(
+            algorithm=algorithm,
+            config={**config.to_dict(), "half_width": [round(float(h), 6) for h in problem.half_width]},
+            seed=seed,
+            dataset_md5=dataset_md5,
+            dataset_revision=dataset_revision,
+            code_sha=code_sha(),
+            parent=problem.baseline.sha,
+        )
+        distilled, answer, shrunk = _distil_within(problem, learned.action, config, lineage, seed)
+        stages.done("distil")
+        report: dict[str, Any] = {
+            "algorithm": {"name": algorithm, **learned.report},
+            "config": config.to_dict(),
+            "seed": seed,
+            "baseline": {"name": problem.baseline.name, "sha": problem.baseline.sha},
+            "half_width": problem.half_width.tolist(),
+            "gamma": problem.gamma,
+            "rows": {
+                "used": len(problem.data),
+                "explored": int(problem.signal.sum()),
+                "explored_around_baseline": int(problem.current.sum()),
+                "with_candidates": int(problem.data.has_candidates.sum()),
+                "sessions": problem.data.n_sessions,
+                "users": len(np.unique(problem.data.user)),
+                "dropped": problem.dropped,
+            },
+            "value": value_calibration(problem, value),
+            "tests": slope_tests(problem, value),
+            "step": {**step_report(problem, answer), "shrunk": shrunk},
+            "distilled": distilled.report(),
+        }
+    report["warnings"] = [*problem.warnings, *warnings, *learned.report.get("warnings", []), *warnings_of(report)]
+    stages.done("report")
+    sha = distilled.policy.write(out) if out is not None else distilled.policy.sha
+    report["policy_sha"] = sha
+    report["seconds"] = {**stages.seconds, "total": round(time.perf_counter() - began, 3)}
+    report["threads"] = THREADS
+    report["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    if out is not None:
+        write_atomic(Path(out) / "train.json", msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    return TrainResult(distilled.policy, sha, report)
+
+
+def _checkpoints(folder: Path, problem: Problem, algorithm: str, config: Config, seed: int) -> Checkpoints:
+    """Checkpoints that only a training of the same rows, settings, seed and code will take up."""
+    digest = hashlib.sha256(f"{algorithm} {seed} {code_sha()} {problem.baseline.sha}".encode())
+    digest.update(msgspec.json.encode(config.to_dict(), order="sorted"))
+    for rows in (problem.z, problem.u, problem.center, problem.data.reward, problem.data.terminal):
+        digest.update(np.ascontiguousarray(rows).data)
+    return Checkpoints(folder, digest.hexdigest())
+
+
+def _distil_within(
+    problem: Problem, action: np.ndarray, config: Config, lineage: Lineage, seed: int
+) -> tuple[Distilled, np.ndarray, float]:
+    """The network, its actions on the training rows, and the factor by which the step was shrunk.
+
+    The step is measured on the network itself, as the gate does: a box that is cut at the edge of the space is narrower, so
+    the same move is longer in it, and distilling adds its residual.
+    """
+    wanted = step_report(problem, action)["rms_y"]
+    shrunk = min(1.0, 0.99 * config.max_rms_step / wanted) if wanted > 0 else 1.0
+    while True:
+        (wanted_now,) = problem.data.arrays.build(len(action), partial(_shorter, problem, action, shrunk))
+        distilled = distil(problem, wanted_now, config, lineage, seed=seed)
+        answer = act(distilled.policy, problem.data.state, problem.data.arrays)
+        rms = step_report(problem, answer)["rms_y"]
+        if rms <= config.max_rms_step or shrunk < SHRINK_AT_MOST:
+            return distilled, answer, shrunk
+        shrunk *= 0.99 * config.max_rms_step / rms
+
+
+def _shorter(problem: Problem, action: np.ndarray, share: float, rows: slice) -> tuple[np.ndarray]:
+    center = problem.center[rows]
+    return ((center + share * (action[rows] - center)).astype(np.float32),)
+
+
+@cache
+def code_sha() -> str:
+    """Hash (12 hex digits) of the sources that decide what a training gives; the same code gives the same bundle."""
+    package = Path(mtf.__file__).parent
+    files = sorted(f for name in CODE for f in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py")))
+    if not files:
+        raise InputError(f"code: no sources at {package}; install the package with its .py files")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(package)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:12]

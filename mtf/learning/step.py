@@ -1,0 +1,99 @@
+"""From slopes to a step: how far from the deployed policy the evidence carries, and how far the gate can follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtf.transitions.arrays import Arrays, chunks
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The advantage's slope at each state, float32 [n, A] (reward a half-width of the box), and its posterior sd."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+
+
+@dataclass(frozen=True)
+class Step:
+    """y float32 [n, A], in half-widths. rms_wanted: root mean square before the limit; rms: after."""
+
+    y: np.ndarray
+    rms_wanted: float
+    rms: float
+
+
+def evidence_step(
+    slopes: Slopes,
+    *,
+    kappa: float,
+    max_rms: float,
+    varied: np.ndarray,
+    curvature: np.ndarray | None = None,
+    threshold: float = 1.0,
+    arrays: Arrays | None = None,
+) -> Step:
+    """The best step for `sum_d slope_d y_d - (rho + curvature_d) y_d^2 / 2` within what the evidence allows.
+
+    Evidence: `|y_d| <= min(1, (|slope_d| / sd_d - threshold) / kappa)`, 0 below the threshold: no further than the posterior
+    is sure of the sign. Without any signal |slope| / sd is standard normal at most, and the mean step under .15 of the box.
+    Length: rho >= 0 is the smallest for which the root mean square of y over states and varied dimensions is at most
+    `max_rms`, so what is cut first is what gains least. Without that limit y is the full evidence step.
+    varied: bool [A]. curvature >= 0: [A], of the advantage in y; None = 0. arrays: where y lies; None = in memory.
+    """
+
+    def evidence(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        size = np.abs(slopes.mean[rows])
+        return size, np.clip((size / np.maximum(slopes.sd[rows], 1e-12) - threshold) / kappa, 0, 1) * varied
+
+    bend = np.zeros(len(varied), np.float32) if curvature is None else np.maximum(curvature, 0).astype(np.float32)
+    few_size, few_gate = evidence(slice(None, None, max(1, len(slopes.mean) // 20_000)))
+
+    def length(rho: float, size: np.ndarray, gate: np.ndarray) -> np.ndarray:
+        return np.minimum(size / np.maximum(rho + bend, 1e-30), gate)
+
+    def rms(y: np.ndarray) -> float:
+        return _rms(y, varied)
+
+    wanted, rho = rms(length(0.0, few_size, few_gate)), 0.0
+    if wanted > max_rms:
+        low, high = 0.0, float(few_size.max()) / max_rms
+        for _ in range(50):
+            rho = (low + high) / 2
+            low, high = (rho, high) if rms(length(rho, few_size, few_gate)) > max_rms else (low, rho)
+        rho = high
+    (y,) = (arrays or Arrays()).build(
+        len(slopes.mean),
+        lambda rows: ((np.sign(slopes.mean[rows]) * length(rho, *evidence(rows))).astype(np.float32),),
+    )
+    return Step(y, wanted, rms(y))
+
+
+def shorten(y: np.ndarray, max_rms: float, varied: np.ndarray, arrays: Arrays | None = None) -> Step:
+    """A step of another maker, all of it shortened by one factor where its root mean square exceeds `max_rms`."""
+    rms = _rms(y, varied)
+    factor = min(1.0, max_rms / rms) if rms > 0 else 1.0
+    (short,) = (arrays or Arrays()).build(len(y), lambda rows: ((y[rows] * factor).astype(np.float32),))
+    return Step(short, rms, rms * factor)
+
+
+def linear_slopes(phi: np.ndarray, mean: np.ndarray, cov: np.ndarray, arrays: Arrays | None = None) -> Slopes:
+    """Slopes `phi(s) . c_d` of coefficients `mean` [A, P] with the blocks `cov` [A, P, P]."""
+    # cov = R R', so phi' cov phi = |phi R|^2
+    eigen, vectors = np.linalg.eigh((cov + cov.transpose(0, 2, 1)) / 2)
+    roots = (vectors * np.sqrt(np.maximum(eigen, 0))[:, None]).astype(np.float32)
+
+    def some(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        sd = np.stack([np.sqrt(np.square(phi[rows] @ root).sum(axis=1)) for root in roots], axis=1)
+        return phi[rows] @ mean.T.astype(np.float32), sd
+
+    return Slopes(*(arrays or Arrays()).build(len(phi), some))
+
+
+def _rms(y: np.ndarray, varied: np.ndarray) -> float:
+    """Root mean square over states and varied dimensions."""
+    square = sum(float(np.square(y[rows], dtype=np.float64).sum()) for rows in chunks(len(y)))
+    return float(np.sqrt(square / max(len(y) * varied.sum(), 1)))

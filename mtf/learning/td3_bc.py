@@ -1,0 +1,65 @@
+"""TD3+BC (Fujimoto and Gu, 2021): TD3 whose actor is held to the logged actions.
+
+Actor loss `-alpha mean Q_1(s, mu(s)) / mean |Q_1| + mean (mu(s) - a)^2`, actions in half-widths of the box; the rest is `td3`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mtf.learning.actor_critic import boxed, run
+from mtf.learning.checkpoint import Checkpoints
+from mtf.learning.networks import Actor, JointCritics
+from mtf.learning.problem import Problem
+from mtf.learning.progress import Progress
+from mtf.learning.result import Learned
+from mtf.learning.rows import Batch
+from mtf.learning.td3 import TD3, TD3Config
+from mtf.learning.value import Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3BCConfig(TD3Config):
+    """alpha: weight of Q against cloning (paper: 2.5)."""
+
+    alpha: float = 2.5
+
+
+def actor_loss(critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Tensor, alpha: float) -> torch.Tensor:
+    """`-alpha mean Q_1 / mean |Q_1| + mean (u_mu - u)^2`, the square summed over dimensions."""
+    u = boxed(actor, batch.z, batch.box, unit)
+    q = critics.first(batch.now, u)
+    return -alpha * q.mean() / q.abs().mean().detach().clamp(min=1e-6) + (u - batch.u).square().sum(1).mean()
+
+
+class TD3BC(TD3):
+    """TD3 with the cloning term."""
+
+    config: TD3BCConfig
+
+    def actor_loss(self, batch: Batch) -> torch.Tensor:
+        return actor_loss(self.critics, self.actor, batch, self.unit, self.config.alpha)
+
+
+def learn(
+    problem: Problem,
+    value: Value,
+    config: TD3BCConfig,
+    *,
+    seed: int,
+    progress: Progress,
+    checkpoints: Checkpoints | None = None,
+) -> Learned:
+    """Train on the explored rows."""
+    return run(
+        lambda p, rows, generator: TD3BC(p, rows, config, generator),
+        problem,
+        value,
+        config,
+        name="td3_bc",
+        seed=seed,
+        progress=progress,
+        checkpoints=checkpoints,
+    )

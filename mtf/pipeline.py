@@ -1,0 +1,469 @@
+"""The steps of the chain, as the DAGs call them: one function a step.
+
+Each resolves where things are, calls its room, and is idempotent by key: hash(inputs, configuration, seed, spec, code). The
+same key returns the stored result (`<state>/pipeline/<step>/<key>.json`); `force` runs again. Results are small: hashes,
+revisions, URIs. Where there is nothing to do a step raises SkipError; where the data may not be used, CriticalError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mtf.errors import InputError, MtfError, NotFoundError
+from mtf.fileio import write_atomic
+from mtf.policy import Policy
+from mtf.rollout.document import DeploymentDocument, Exploration
+from mtf.settings import ROOT, Settings
+from mtf.spec import FusionSpec
+
+Result = dict[str, Any]
+
+
+class SkipError(MtfError):
+    """There is nothing to do, and why."""
+
+
+class CriticalError(MtfError):
+    """The data may not be used: the chain stops here and leaves everything as it was."""
+
+
+class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """<state>/surfaces/<surface>/pipeline.json: how the chain trains. overrides: settings of the algorithm, as text."""
+
+    algorithm: str = "slate_replay"
+    seed: int = 1
+    steps: int | None = None
+    overrides: dict[str, str] = {}
+
+
+def seal_day(settings: Settings, surface: str, dt: str) -> Result:
+    """Seal a day of the event clock; sealing it again gives the same revision, or a new one where rows came late."""
+    from mtf.logs.seal import seal_day as seal
+
+    spec = read_spec(settings, surface)
+    manifest = seal(settings.spool_dir(surface), settings.logs_dir(surface), dt, spec, surface=surface)
+    return {"dt": dt, "revision": manifest.revision, "manifest": _digest(msgspec.to_builtins(manifest))}
+
+
+def validate_logs(settings: Settings, surface: str, dt: str, *, force: bool = False) -> Result:
+    """Check a sealed day against the expectations. Raises CriticalError with the reasons where it may not be used."""
+    from mtf.logs.days import read_manifest
+    from mtf.quality import validate_day
+
+    spec, logs, out = read_spec(settings, surface), settings.logs_dir(surface), settings.quality_dir(surface)
+    manifest = read_manifest(logs, dt)
+    policies = _served_policies(settings, surface)
+    inputs = {
+        "dt": dt,
+        "manifest": _digest(msgspec.to_builtins(manifest)),
+        "expectations": _folder_digest(settings.expectations_dir),
+        "policies": sorted(policies),
+    }
+
+    def work(_: str) -> Result:
+        verdict = validate_day(
+            logs,
+            dt,
+            out,
+            spec=spec,
+            expectations_dir=settings.expectations_dir,
+            docs_dir=settings.docs_dir,
+            policies=policies,
+            threads=settings.threads,
+        )
+        return {"dt": dt, "status": verdict.status, "reasons": verdict.reasons, "counts": verdict.counts}
+
+    written = out / f"dt={dt}" / f"r{manifest.revision}" / "verdict.json"
+    found = _once(settings, surface, "validate_logs", inputs, work, force=force or not written.exists())
+    if found["status"] == "critical":
+        raise CriticalError(f"{dt}: {' '.join(found['reasons'])} See Data Docs, and `mtf quarantine list`.")
+    return found
+
+
+def build_transitions(settings: Settings, surface: str, dt: str) -> Result:
+    """Build a day's transitions, and those of later days again where what this day carries over has changed; judge the pool.
+
+    The room itself does nothing where a day is built already from the same rows, rules and code. Raises CriticalError where
+    any built day may not be published: the dataset is all of them.
+    """
+    from mtf.transitions.build import build_day
+    from mtf.transitions.judge import judge_built
+
+    spec, logs, out = read_spec(settings, surface), settings.logs_dir(surface), settings.transitions_dir(surface)
+    rules = settings.expectations_dir
+    built = build_day(logs, dt, out, spec=spec, expectations_dir=rules, threads=settings.threads)
+    verdicts = judge_built(
+        logs,
+        out,
+        settings.quality_dir(surface),
+        spec=spec,
+        expectations_dir=rules,
+        docs_dir=settings.docs_dir,
+        threads=settings.threads,
+    )
+    bad = [f"{v.dt}: {' '.join(v.reasons)}" for v in verdicts if v.status == "critical"]
+    if bad:
+        raise CriticalError(f"transitions of {'; '.join(bad)} Nothing is published. See Data Docs.")
+    return {"dt": dt, "rows": built.rows, "sessions": built.sessions, "carried": built.carried, "md5": built.md5}
+
+
+def publish_dataset(settings: Settings, surface: str, dt: str, *, publisher: str) -> Result:
+    """Version what is built: commit, push, verify, tag. Raises SkipError where the pooled content is published already.
+
+    publisher: who asks; asked again by the same one (a retried task), the version counts as new.
+    """
+    from mtf.datasets import version_dataset
+
+    revision = version_dataset(settings, surface, dt, settings.transitions_dir(surface))
+    mark = settings.state_dir / "pipeline" / "publish_dataset" / f"{surface}.json"
+    last = json.loads(mark.read_bytes()) if mark.exists() else {}
+    if last.get("md5") == revision.md5 and last.get("publisher") != publisher:
+        raise SkipError(f"dataset {revision.md5} is published already, as {last['revision']}; nothing downstream is asked to run")
+    found = {"dt": dt, "revision": revision.tag, "md5": revision.md5, "rows": revision.rows}
+    write_atomic(mark, json.dumps(found | {"publisher": publisher}).encode())
+    return found
+
+
+def train_policy(
+    settings: Settings,
+    surface: str,
+    datasets: Sequence[Mapping[str, Any]] = (),
+    *,
+    algorithm: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    force: bool = False,
+) -> Result:
+    """Train on a checked-out dataset revision and register the bundle.
+
+    datasets: of all triggering events; the newest is taken, or the workspace's newest where there is none. algorithm, steps,
+    seed: default the surface's TrainingConfig. Raises SkipError while a rollout runs, and
+    where the dataset ends with a day of one.
+    """
+    document = _document(settings, surface)
+    if document.rollout is not None and document.rollout.phase != "idle":
+        raise SkipError(
+            f"rollout {document.rollout.id} is {document.rollout.phase}; a training would compare with a moving champion"
+        )
+    dataset = _newest(settings, surface, datasets)
+    config = _training(settings, surface)
+    chosen: Result = {
+        "algorithm": algorithm or config.algorithm,
+        "seed": config.seed if seed is None else seed,
+        "steps": config.steps if steps is None else steps,
+        "overrides": config.overrides,
+    }
+    inputs = {"dataset": dict(dataset), "champion": document.champion.sha} | chosen
+
+    def work(key: str) -> Result:
+        return _train(settings, surface, dataset, document, chosen, f"{key}-{secrets.token_hex(3)}" if force else key)
+
+    day = _newest_day(_checkout(settings, surface, dataset["revision"]))
+    if _is_canary_day(day):
+        raise SkipError(f"{day.name} is a day of a rollout: few explored around today's champion; the next explore day trains")
+    return _once(settings, surface, "train_policy", inputs, work, force=force)
+
+
+def evaluate_policy(
+    settings: Settings, surface: str, candidates: Sequence[Mapping[str, Any]] = (), *, force: bool = False
+) -> Result:
+    """Judge a version against today's champion on the gate's users; the verdict and the report go to the registry.
+
+    candidates: of all triggering events; the newest version is taken, or the registry's newest where there is none.
+    """
+    from mtf.evaluation.run import evaluate
+    from mtf.registry import download_bundle, find_version, require, tag_verdict
+
+    version = find_version(settings, surface, _newest_version(settings, surface, candidates))
+    champion = _document(settings, surface).champion
+    revision = require(version, "dataset_revision")
+    out = settings.state_dir / "evaluations" / surface / version.version
+    inputs = {"version": version.version, "policy": version.policy_sha, "champion": champion.sha, "revision": revision}
+
+    def work(_: str) -> Result:
+        transitions = _checkout(settings, surface, revision)
+        bundle = download_bundle(settings, version, settings.bundles_dir)
+        evaluate(transitions, bundle, _champion(settings, surface), out)
+        files = {name: out / name for name in ("report.json", "report.html")}
+        read = json.loads(files["report.json"].read_bytes())
+        tag_verdict(settings, surface, version.version, report=read, baseline_sha=champion.sha, files=files)
+        return {"version": version.version, "verdict": read["verdict"], "baseline": champion.sha}
+
+    return _once(settings, surface, "evaluate_policy", inputs, work, force=force or not (out / "report.json").exists())
+
+
+def refresh_exploration(
+    settings: Settings, surface: str, candidates: Sequence[Mapping[str, Any]] = (), *, force: bool = False
+) -> Result:
+    """Choose the next box, from the rows explored around today's champion.
+
+    After a pass it is the candidate's, kept with its version and in force from its promotion; after another verdict it is the
+    champion's next one, and the controller is asked to put it in force.
+    """
+    from mtf.exploration import refresh
+    from mtf.registry import download_bundle, find_version, require, tag_box
+    from mtf.rollout.intents import Intent, submit
+    from mtf.store import open_store
+
+    version = find_version(settings, surface, _newest_version(settings, surface, candidates))
+    verdict, baseline = require(version, "verdict"), require(version, "verdict_baseline")
+    passed = verdict == "pass"
+    inputs = {"version": version.version, "verdict": verdict, "baseline": baseline}
+
+    def work(_: str) -> Result:
+        transitions = _checkout(settings, surface, require(version, "dataset_revision"))
+        champion = _champion(settings, surface)
+        policy = download_bundle(settings, version, settings.bundles_dir) if passed else champion
+        path = settings.state_dir / "exploration" / surface / f"{version.version}.json"
+        document = refresh(policy=policy, transitions=transitions, baseline=champion, out=path)
+        store, box = open_store(settings=settings), Exploration(sha=document.sha, half_width=document.half_width)
+        store.put_file(f"exploration/{surface}/{document.sha}.json", path)
+        if passed:
+            tag_box(settings, surface, version.version, box, path)
+        else:
+            reason = f"version {version.version}: {verdict}; the champion's next box. {document.reason}"
+            submit(store, surface, Intent(action="explore", exploration=box, by="refresh_exploration", reason=reason))
+        return {"version": version.version, "verdict": verdict, "box": document.sha, "of": "candidate" if passed else "champion"}
+
+    return _once(settings, surface, "refresh_exploration", inputs, work, force=force)
+
+
+def deploy_canary(settings: Settings, surface: str, candidates: Sequence[Mapping[str, Any]] = ()) -> Result:
+    """Set the alias `challenger` and ask the controller for a canary.
+
+    Raises SkipError where the verdict is not a pass, or the version's data ends before the champion's.
+    """
+    from mtf.registry import CHALLENGER, find_version, intent_for_version, set_alias, submit_once
+
+    version = find_version(settings, surface, _newest_version(settings, surface, candidates))
+    if version.tags.get("verdict") != "pass":
+        raise SkipError(
+            f"version {version.version}: {version.tags.get('verdict')}, not pass. {version.tags.get('verdict_reason', '')}"
+        )
+    document = _document(settings, surface)
+    newest = _data_of(settings, surface, document.champion.version)
+    if newest is not None and version.tags["dataset_dt"] < newest:
+        raise SkipError(
+            f"version {version.version} was trained on data up to {version.tags['dataset_dt']}, the champion's go to {newest}"
+        )
+    reason = f"gate passed: {version.tags['verdict_reason']}"
+    intent = intent_for_version(settings, surface, version.version, action="start", by="deploy_canary", reason=reason)
+    # the intent is noted on the version before the alias moves, so that reconciling does not take the move for a person's
+    name = submit_once(settings, surface, CHALLENGER, version, intent)
+    set_alias(settings, surface, CHALLENGER, version.version)
+    return {"version": version.version, "intent": name}
+
+
+def rollout_outcome(settings: Settings, surface: str, intent: str) -> str | None:
+    """What became of a canary that was asked for, or None while it waits or runs. Reads the store alone."""
+    from mtf.rollout.intents import read_answer
+    from mtf.store import open_store
+
+    store = open_store(settings=settings)
+    answer = read_answer(store, surface, intent)
+    if answer is None:
+        return None
+    if not answer.done:
+        return f"refused: {answer.reason}"
+    document = _document(settings, surface)
+    rollout = document.rollout
+    if rollout is None or rollout.id != intent:
+        return "ended: a later rollout has begun; the document's history tells"
+    return f"{rollout.outcome}: {rollout.reason}" if rollout.outcome is not None else None
+
+
+def read_spec(settings: Settings, surface: str) -> FusionSpec:
+    """The surface's spec, as the state folder keeps it."""
+    return FusionSpec.read(settings.spec_file or settings.state_dir / "surfaces" / surface / "spec.json")
+
+
+def code_version() -> str:
+    """Git commit of the checkout, `-dirty` and a hash of the sources where they differ from it; else the sources' hash."""
+    sources = hashlib.sha256()
+    for path in sorted((ROOT / "mtf").rglob("*.py")):
+        sources.update(path.read_bytes())
+    digest = sources.hexdigest()[:12]
+    try:
+        commit = _git("rev-parse", "HEAD")
+        dirty = _git("status", "--porcelain", "--", "mtf")
+    except (OSError, subprocess.CalledProcessError):
+        return f"sources-{digest}"
+    return f"{commit}-dirty-{digest}" if dirty else commit
+
+
+def _train(
+    settings: Settings, surface: str, dataset: Mapping[str, Any], document: DeploymentDocument, chosen: Result, key: str
+) -> Result:
+    from mtf.evaluation.power import power
+    from mtf.learning.run import train
+    from mtf.registry import log_training
+    from mtf.transitions.table import load_transitions
+
+    transitions = _checkout(settings, surface, dataset["revision"])
+    found_power = msgspec.to_builtins(power(load_transitions(transitions, users="gate")))
+    out = settings.state_dir / "training" / surface / key
+    checkpoints = settings.state_dir / "checkpoints" / surface / key  # a task that was killed goes on from there
+    trained = train(
+        transitions,
+        out,
+        baseline=_champion(settings, surface),
+        dataset_md5=dataset["md5"],
+        dataset_revision=dataset["revision"],
+        checkpoints=checkpoints,
+        progress=False,
+        **chosen,
+    )
+    lineage = {
+        "step_key": key,
+        "dataset_revision": str(dataset["revision"]),
+        "dataset_md5": str(dataset["md5"]),
+        "dataset_rows": str(dataset["rows"]),
+        "dataset_dt": _newest_day(transitions).name.removeprefix("dt="),
+        "code_sha": code_version(),
+        "parent_sha": document.champion.sha,
+        "parent_version": document.champion.version,
+    }
+    version = log_training(settings, surface, bundle=out, report=trained.report, power=found_power, lineage=lineage)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return {"version": version.version, "policy_sha": version.policy_sha, "run_id": version.run_id}
+
+
+def _newest(settings: Settings, surface: str, datasets: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of the triggering events the one that was published last; without any (run by hand) the workspace's newest version."""
+    from mtf.datasets import log
+
+    versions = log(settings, surface)  # newest first
+    asked = {event["revision"] for event in datasets}
+    found = [version for version in versions if not asked or version.tag in asked]
+    if not found:
+        raise NotFoundError(f"dataset: no version of {surface} {sorted(asked) or ''}; run seal_day first, see `mtf data log`")
+    newest = found[0]
+    return {"dt": newest.dt, "revision": newest.tag, "md5": newest.md5, "rows": newest.rows}
+
+
+def _newest_version(settings: Settings, surface: str, candidates: Sequence[Mapping[str, Any]]) -> str:
+    """Of the triggering events the newest version; without any (run by hand) the registry's newest trained one."""
+    from mtf.registry import trained_versions
+
+    found = [event["version"] for event in candidates] or trained_versions(settings, surface)
+    if not found:
+        raise NotFoundError(f"surface {surface!r} has no trained version; run train_policy first")
+    return str(max(found, key=int))
+
+
+def _checkout(settings: Settings, surface: str, revision: str) -> Path:
+    """The revision's files; training and evaluation read nothing else. The last few check-outs are kept."""
+    from mtf.datasets import checkout
+
+    root = settings.state_dir / "checkouts" / surface
+    out = root / revision.rsplit("/", 1)[-1]
+    for old in sorted(root.glob("*"), key=lambda path: path.stat().st_mtime)[:-2]:
+        if old != out:
+            shutil.rmtree(old, ignore_errors=True)
+    return checkout(settings, surface, revision, out)
+
+
+def _newest_day(transitions: Path) -> Path:
+    """The partition of the dataset's last day."""
+    return max(transitions.rglob("dt=*/transitions.parquet")).parent
+
+
+def _is_canary_day(day: Path) -> bool:
+    """Has the day rows of a canary? Judged on the rows, so that it does not depend on when the chain runs."""
+    import pyarrow.parquet as pq
+
+    return "canary" in pq.read_table(day / "transitions.parquet", columns=["arm"])["arm"].unique().to_pylist()
+
+
+def _champion(settings: Settings, surface: str) -> Path:
+    """The folder of the champion's bundle, fetched from the store and verified."""
+    from mtf.rollout.documents import fetch_bundle
+    from mtf.store import open_store
+
+    ref = _document(settings, surface).champion
+    fetch_bundle(open_store(settings=settings), ref, settings.bundles_dir)
+    return settings.bundles_dir / ref.sha
+
+
+def _served_policies(settings: Settings, surface: str) -> dict[str, Policy]:
+    """The bundles that the document names, by hash: logged centers are recomputed from them."""
+    from mtf.rollout.documents import fetch_bundle
+    from mtf.store import open_store
+
+    document, store = _document(settings, surface), open_store(settings=settings)
+    refs = (document.champion, document.canary, document.previous, document.bootstrap)
+    return {ref.sha: fetch_bundle(store, ref, settings.bundles_dir) for ref in refs if ref is not None}
+
+
+def _document(settings: Settings, surface: str) -> DeploymentDocument:
+    from mtf.rollout.documents import read_latest
+    from mtf.store import open_store
+
+    document = read_latest(open_store(settings=settings), surface)
+    if document is None:
+        raise NotFoundError(f"surface {surface!r} has no deployment document; `mtf up` writes the first one")
+    return document
+
+
+def _data_of(settings: Settings, surface: str, version: str) -> str | None:
+    """The last day of a version's data; None for the bootstrap policy."""
+    from mtf.registry import find_version
+
+    return find_version(settings, surface, version).tags.get("dataset_dt") if version.isdigit() else None
+
+
+def _training(settings: Settings, surface: str) -> TrainingConfig:
+    path = settings.state_dir / "surfaces" / surface / "pipeline.json"
+    if not path.exists():
+        return TrainingConfig()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=TrainingConfig)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _once(
+    settings: Settings,
+    surface: str,
+    step: str,
+    inputs: Mapping[str, Any],
+    work: Callable[[str], Result],
+    *,
+    force: bool,
+) -> Result:
+    """The stored result of this key, or `work(key)` done now and stored."""
+    spec = read_spec(settings, surface).version
+    key = _digest({"surface": surface, "step": step, "inputs": inputs, "spec": spec, "code": code_version()})
+    path = settings.state_dir / "pipeline" / step / f"{key}.json"
+    if path.exists() and not force:
+        stored: Result = json.loads(path.read_bytes())["result"]
+        return stored
+    result = work(key)
+    record = {"key": key, "inputs": inputs, "result": result}
+    write_atomic(path, json.dumps(record, indent=2, sort_keys=True).encode())
+    return result
+
+
+def _folder_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,1 @@
+"""The platform of one machine: its processes, ports, health and state folder."""

@@ -1,0 +1,31 @@
+"""A connection to MLflow, and the names that a surface has there."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mtf.errors import InputError
+from mtf.settings import Settings
+
+
+def connect(settings: Settings) -> Any:
+    """An MlflowClient. Raises InputError where no server is configured."""
+    if settings.mlflow_url is None:
+        raise InputError("mlflow_url: not set; start the platform with `mtf up`, or set MTF_MLFLOW_URL")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # a server that is away is known within seconds, not after minutes of retries
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    import mlflow
+
+    mlflow.set_tracking_uri(settings.mlflow_url)
+    return mlflow.MlflowClient(settings.mlflow_url)
+
+
+def model_name(surface: str) -> str:
+    """The registered model of a surface; also the name of its experiment."""
+    return f"mtf-{surface}"

@@ -1,0 +1,145 @@
+"""Aliases and the deployment document: people's moves become intents, the document's facts come back as aliases and tags.
+
+The registered model's tag `generation` says up to which generation of the document the aliases were brought. Where it lags,
+the document wins (an alias that merely was not moved yet must not look like a person's rollback); where it does not, an alias
+that differs from the document was moved by a person.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mtf.registry.client import connect, model_name
+from mtf.registry.intents import intent_for_version
+from mtf.registry.models import Version
+from mtf.rollout.document import DeploymentDocument
+from mtf.rollout.documents import read_latest
+from mtf.rollout.intents import Intent, read_answer, submit
+from mtf.settings import Settings
+from mtf.store import Store, open_store
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous_champion"
+
+
+def record_change(settings: Settings, before: DeploymentDocument, after: DeploymentDocument) -> None:
+    """Write a new generation on the registry: aliases as the document says, and the outcome on the versions' tags."""
+    client = connect(settings)
+    name = model_name(after.surface)
+    change = after.history[-1]
+    concerned = {ref.version for ref in (before.canary, after.canary, after.champion) if ref is not None}
+    if before.champion != after.champion:
+        concerned.add(before.champion.version)
+    for version in sorted(concerned & _versions(client, name)):
+        client.set_model_version_tag(
+            name, version, "rollout", f"generation {change.generation}: {change.what}. {change.reason}"[:5000]
+        )
+    _bring_aliases(client, after)
+
+
+def reconcile(settings: Settings, surface: str) -> list[str]:
+    """Turn moves of `challenger` and `champion` into intents, once each; move back what was refused.
+
+    Returns what was done, a line each. Safe to run at any time and as often as one likes.
+    """
+    client = connect(settings)
+    store = open_store(settings=settings)
+    name = model_name(surface)
+    # the registry first, then the document: a generation written in between then only looks like a lag
+    model = client.get_registered_model(name)
+    aliases, recorded = dict(model.aliases), int(model.tags.get("generation", 0))
+    document = read_latest(store, surface)
+    if document is None:
+        return []
+    if recorded != document.generation:
+        _bring_aliases(client, document)
+        return [f"aliases brought to generation {document.generation}"]
+    done = []
+    challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
+    if challenger is not None and (document.canary is None or document.canary.version != challenger):
+        done += _pursue(settings, client, store, document, CHALLENGER, challenger)
+    if champion is not None and champion != document.champion.version:
+        done += _pursue(settings, client, store, document, CHAMPION, champion)
+    elif champion is None:
+        _bring_aliases(client, document)
+        done.append(f"alias {CHAMPION} was removed; it is back")
+    return done
+
+
+def submit_once(settings: Settings, surface: str, alias: str, version: Version, intent: Intent) -> str:
+    """Submit an intent for a version and note it there; where one is noted that waits or runs, return that one's id."""
+    client, store = connect(settings), open_store(settings=settings)
+    noted = version.tags.get(f"intent_{alias}")
+    if noted is not None:
+        found, document = read_answer(store, surface, noted), read_latest(store, surface)
+        runs = document is not None and document.rollout is not None and document.rollout.id == noted
+        if found is None or (found.done and runs):
+            return noted
+    name = submit(store, surface, intent)
+    note_intent(client, surface, alias, version.version, name)
+    return name
+
+
+def note_intent(client: Any, surface: str, alias: str, version: str, intent_id: str) -> None:
+    """Remember on a version that its alias has become an intent, so that it becomes only one."""
+    client.set_model_version_tag(model_name(surface), version, f"intent_{alias}", intent_id)
+
+
+def _pursue(settings: Settings, client: Any, store: Store, document: DeploymentDocument, alias: str, version: str) -> list[str]:
+    """One alias that differs from the document: an intent if there is none, a wait while it is open, else a clean-up."""
+    surface, name = document.surface, model_name(document.surface)
+    intent_id = client.get_model_version(name, version).tags.get(f"intent_{alias}")
+    if intent_id is None:
+        intent_id = submit(store, surface, _intent(settings, document, alias, version))
+        note_intent(client, surface, alias, version, intent_id)
+        return [f"alias {alias} -> version {version} became intent {intent_id}"]
+    answer = read_answer(store, surface, intent_id)
+    if answer is None:
+        return []
+    client.delete_model_version_tag(name, version, f"intent_{alias}")
+    if answer.done:
+        _bring_aliases(client, document)
+        return [f"intent {intent_id} was done; aliases brought to generation {document.generation}"]
+    client.set_model_version_tag(name, version, "rollout", f"refused: {answer.reason}"[:5000])
+    if alias == CHALLENGER:
+        client.delete_registered_model_alias(name, CHALLENGER)
+    _bring_aliases(client, document)
+    return [f"alias {alias} -> version {version} refused and moved back: {answer.reason}"]
+
+
+def _intent(settings: Settings, document: DeploymentDocument, alias: str, version: str) -> Intent:
+    reason = f"alias {alias} was set on version {version}"
+    if alias == CHALLENGER:
+        return intent_for_version(settings, document.surface, version, action="start", by="registry", reason=reason)
+    if document.previous is not None and document.previous.version == version:
+        return Intent(action="rollback", by="registry", reason=reason)
+    return intent_for_version(settings, document.surface, version, action="promote", by="registry", reason=reason)
+
+
+def _bring_aliases(client: Any, document: DeploymentDocument) -> None:
+    """Make the aliases say what the document says; then note its generation."""
+    name = model_name(document.surface)
+    model = client.get_registered_model(name)
+    known = _versions(client, name)
+    facts = {CHAMPION: document.champion, PREVIOUS: document.previous}
+    if document.canary is not None and document.rollout is not None:  # a queued challenger keeps its alias
+        facts[CHALLENGER] = document.canary
+        if document.canary.version in known:
+            note_intent(client, document.surface, CHALLENGER, document.canary.version, document.rollout.id)
+    elif CHALLENGER in model.aliases and _is_over(client, name, model.aliases[CHALLENGER], document):
+        client.delete_registered_model_alias(name, CHALLENGER)
+        client.delete_model_version_tag(name, str(model.aliases[CHALLENGER]), f"intent_{CHALLENGER}")
+    for alias, ref in facts.items():
+        if ref is not None and ref.version in known and model.aliases.get(alias) != ref.version:
+            client.set_registered_model_alias(name, alias, ref.version)
+    client.set_registered_model_tag(name, "generation", str(document.generation))
+
+
+def _is_over(client: Any, name: str, version: str, document: DeploymentDocument) -> bool:
+    """Has the challenger's own rollout ended? One without an intent was just set by a person."""
+    intent_id = client.get_model_version(name, version).tags.get(f"intent_{CHALLENGER}")
+    rollout = document.rollout
+    return rollout is not None and rollout.id == intent_id and rollout.outcome is not None
+
+
+def _versions(client: Any, name: str) -> set[str]:
+    return {str(found.version) for found in client.search_model_versions(f"name = '{name}'")}

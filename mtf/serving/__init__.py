@@ -1,0 +1,1 @@
+"""The fusion server: rank, feedback, arms, exposure log. Never imports torch."""

@@ -1,0 +1,1 @@
+"""Logs to transitions, and transitions as arrays."""

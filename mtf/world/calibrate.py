@@ -1,0 +1,91 @@
+"""Levels of a world that only show in play: rates under production's ranking, and how long sessions last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtf.policy import bootstrap_policy
+from mtf.world.params import HEADS, WorldParams
+from mtf.world.play import play
+from mtf.world.world import World
+
+DAY = "2026-05-01"
+SEED = 990_001
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Mean rates of the shown items under the start, by expectation over responses, and requests a session."""
+
+    click: float
+    valid: float
+    watch_s: float
+    like: float
+    interact: float
+    requests: float
+    mean_hazard: float
+
+
+def measure(params: WorldParams, sessions: int = 1500) -> Levels:
+    """Play `sessions` sessions under the spec's start.
+
+    The number of requests a session is estimated as 1 / the mean hazard over requests (each session ends once, so the
+    hazards of its requests add up to 1 in expectation), which is far less noisy than counting.
+    """
+    world = World(params)
+    users = world.sample_users(min(sessions, world.n_users), DAY, SEED)
+    cohort = world.cohort(users, dt=DAY, seed=SEED, width=min(2048, len(users)))
+    rows, hazards = [], []
+    for seen, _, shown, feedback in play(cohort, bootstrap_policy(world.spec)):
+        items = np.take_along_axis(seen.items, shown, 1)
+        rows.append(world.expected(world.truth(users[seen.rows], items, cohort.mood[seen.rows]), items).reshape(-1, 5))
+        hazards.append(feedback.hazard)
+    watch, click, valid, like, interact = np.concatenate(rows).mean(axis=0, dtype=np.float64).tolist()
+    mean_hazard = float(np.concatenate(hazards).mean(dtype=np.float64))
+    return Levels(click, valid, watch, like, interact, 1 / mean_hazard, mean_hazard)
+
+
+def calibrate_leaving(params: WorldParams, *, rounds: int = 3, sessions: int = 1500) -> WorldParams:
+    """`leave_offset` such that sessions under the start last 1 / `leave_base` requests. Without elasticity: unchanged."""
+    for _ in range(rounds if params.scalars.leave_elasticity else 0):
+        params = _leaving_step(params, measure(params, sessions))
+    return params
+
+
+def calibrate_rates(
+    params: WorldParams,
+    targets: dict[str, float],
+    *,
+    rounds: int = 5,
+    sessions: int = 3000,
+    progress: Callable[[str], None] = lambda _: None,
+) -> WorldParams:
+    """Intercepts such that the shown items under the start have the rates `targets` {click, valid, watch_s, like, interact};
+    the leaving is calibrated with them. `watch_s` is a mean in seconds. The last of the `rounds` plays three times as many.
+    """
+    for number in range(rounds):
+        progress(f"rates, pass {number + 1} of {rounds}")
+        level = measure(params, sessions if number + 1 < rounds else 3 * sessions)
+        intercept = list(params.scalars.true_intercept)
+        intercept[0] += 1.3 * (_logit(targets["click"]) - _logit(level.click))
+        intercept[1] += 1.3 * (_logit(targets["valid"] / targets["click"]) - _logit(level.valid / level.click))
+        intercept[2] += 1.2 * float(np.log(targets["watch_s"] / level.watch_s))
+        for name in ("like", "interact"):
+            intercept[HEADS.index(name)] += _logit(targets[name]) - _logit(getattr(level, name))
+        params = params.with_scalars(true_intercept=tuple(intercept))
+        if params.scalars.leave_elasticity:
+            params = _leaving_step(params, level)
+    progress("leaving")
+    return calibrate_leaving(params, rounds=1, sessions=3 * sessions)
+
+
+def _leaving_step(params: WorldParams, level: Levels) -> WorldParams:
+    s = params.scalars
+    return params.with_scalars(leave_offset=s.leave_offset + float(np.log(s.leave_base / level.mean_hazard)) / s.leave_elasticity)
+
+
+def _logit(p: float) -> float:
+    return float(np.log(p / (1 - p)))

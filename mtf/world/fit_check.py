@@ -1,0 +1,180 @@
+"""A fitted world against days of the log that its twin did not see.
+
+The twin is the response model fitted without every second of the later days. On those days: how well it orders and how well
+it is calibrated, by group of users, beside the scores (trained on the earlier days alone); and the MTF-GAUC of several fusion
+weights, once with the log's labels and once with labels that the world draws for the same impressions. A world that is like
+the log puts the weights in the same order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mtf.errors import InputError
+from mtf.evaluation.gauc import weighted_gauc
+from mtf.fusion import log_fused, normalised_action
+from mtf.world.fit import GROUP_NAMES, groups
+from mtf.world.fit_design import Design
+from mtf.world.fit_response import ResponseTables, fit_response
+from mtf.world.fit_scores import ScoreTables, fit_scores
+from mtf.world.kuairand import KuaiRand, read_kuairand
+from mtf.world.params import CLASSES, HEADS
+from mtf.world.world import World
+
+QUADRATURE = 9
+LABELS = ("click", "valid", "like", "interact")
+WEIGHTS = {
+    "valid": (0, 1, 0, 0, 0),
+    "click": (1, 0, 0, 0, 0),
+    "click + watch": (1, 0, 1, 0, 0),
+    "watch": (0, 0, 1, 0, 0),
+    "uniform": (1, 1, 1, 1, 1),
+    "interact": (0, 0, 0, 0, 1),
+    "like": (0, 0, 0, 1, 0),
+}
+"""Powers of seven settings, in the order of HEADS; biases at their lowest."""
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """AUC of a head on the held-out impressions: of the scores and of the twin. rows: impressions with the label."""
+
+    head: str
+    scores: float
+    twin: float
+    positives: int
+
+
+@dataclass(frozen=True)
+class Level:
+    """Mean of a head in a group of users: observed with its standard error, and predicted by the twin."""
+
+    head: str
+    group: str
+    observed: float
+    se: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """MTF-GAUC (label valid) of one setting of the weights: on the log, and on the world's draws for the same impressions."""
+
+    name: str
+    log: float
+    world: float
+
+
+@dataclass(frozen=True)
+class FitCheck:
+    """held_out: days, as YYYYMMDD; rows: impressions on them."""
+
+    held_out: tuple[int, ...]
+    rows: int
+    ordering: list[Ordering]
+    levels: list[Level]
+    settings: list[Setting]
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's, of the settings' MTF-GAUC on the log and in the world."""
+        from scipy.stats import spearmanr
+
+        return float(spearmanr([s.log for s in self.settings], [s.world for s in self.settings]).statistic)
+
+
+def check_fit(log_path: Path, world: World, *, seed: int = 0) -> FitCheck:
+    """Fit the twin and compare; takes about as long as the fit. Raises InputError where the log cannot be used."""
+    log = read_kuairand(log_path)
+    if not np.array_equal(world.params.user_key[: len(log.user_key)], log.user_key):
+        raise InputError(f"log: {log_path} is not the log that world `{world.params.name}` was fitted to; give that one")
+    design = Design.of(log)
+    scores = fit_scores(log, design)
+    later = np.arange(scores.first_test_day, len(log.days))
+    held_days = later[::2]
+    held = np.isin(log.day, held_days)
+    twin = fit_response(_rows(log, ~held), design, None)
+    chances = _chances(twin, log.user[held], log.item[held], design)
+    return FitCheck(
+        held_out=tuple(log.days[d] for d in held_days),
+        rows=int(held.sum()),
+        ordering=[_ordering(head, log, held, scores, chances, design) for head in LABELS],
+        levels=[level for head in LABELS for level in _levels(head, log, held, chances)],
+        settings=_settings(log, held, scores, world, design, seed),
+    )
+
+
+def _rows(log: KuaiRand, keep: np.ndarray) -> KuaiRand:
+    names = ("user", "item", "day", "click", "valid", "like", "interact", "watch_s")
+    return replace(log, **{name: getattr(log, name)[keep] for name in names})
+
+
+def _chances(twin: ResponseTables, user: np.ndarray, item: np.ndarray, design: Design) -> dict[str, np.ndarray]:
+    """Chances [n] of each label, averaged over the day's effect."""
+    eta = twin.eta(user, item, design)
+    node, share = np.polynomial.hermite_e.hermegauss(QUADRATURE)
+    share = share / share.sum()
+
+    def mean(head: str, shift: np.ndarray | float = 0.0) -> np.ndarray:
+        k = HEADS.index(head)
+        return np.asarray(
+            sum(w / (1 + np.exp(-(eta[:, k] + shift + twin.day_sd[k] * x))) for x, w in zip(node, share, strict=True))
+        )
+
+    click, given = mean("click"), mean("valid")
+    classes = (1 - click, click * (1 - given), click * given)
+    by_class = {"like": twin.like_class, "interact": twin.interact_class}
+    rare = {
+        head: np.asarray(sum(p * mean(head, offsets[c]) for c, p in zip(range(len(CLASSES)), classes, strict=True)))
+        for head, offsets in by_class.items()
+    }
+    return {"click": click, "valid": click * given, **rare}
+
+
+def _ordering(
+    head: str, log: KuaiRand, held: np.ndarray, scores: ScoreTables, chances: dict[str, np.ndarray], design: Design
+) -> Ordering:
+    from sklearn.metrics import roc_auc_score
+
+    label = getattr(log, head)[held]
+    eta = scores.eta(log.user[held], log.item[held], design)[:, HEADS.index(head)]
+    return Ordering(head, float(roc_auc_score(label, eta)), float(roc_auc_score(label, chances[head])), int(label.sum()))
+
+
+def _levels(head: str, log: KuaiRand, held: np.ndarray, chances: dict[str, np.ndarray]) -> list[Level]:
+    group, label = groups(log)[log.user[held]], getattr(log, head)[held].astype(float)
+    users = log.user[held]
+    out = []
+    for g, name in enumerate(GROUP_NAMES):
+        of = group == g
+        if not of.any():
+            continue
+        # users are the unit: their impressions share a taste
+        surplus = np.bincount(users[of], label[of] - label[of].mean())
+        se = float(np.sqrt((surplus**2).sum()) / of.sum())
+        out.append(Level(head, name, float(label[of].mean()), se, float(chances[head][of].mean())))
+    return out
+
+
+def _settings(log: KuaiRand, held: np.ndarray, scores: ScoreTables, world: World, design: Design, seed: int) -> list[Setting]:
+    spec, rng = world.spec, np.random.default_rng(seed)
+    user, item, day = log.user[held], log.item[held], log.day[held]
+    eta = scores.eta(user, item, design).astype(np.float32)
+    seen = 1 / (1 + np.exp(-eta))
+    seen[:, HEADS.index("watch")] = np.expm1(np.clip(eta[:, HEADS.index("watch")], 0, np.log1p(spec.watch_cap_s)))
+    mood = rng.standard_normal((len(log.user_key) * len(log.days), len(HEADS)), np.float32)
+    mood *= np.array(world.params.scalars.day_sd, np.float32)
+    truth = world.truth(user, item[:, None], mood[user * len(log.days) + day])[:, 0]
+    classes = world.chances(truth)[0]
+    drawn = rng.random(len(user)) < classes[:, 2]
+    biases = np.array(spec.bias_low)
+    out = []
+    for name, powers in WEIGHTS.items():
+        action = normalised_action(spec, np.concatenate([np.array(powers, float), biases])).astype(np.float32)
+        fused = log_fused(spec, np.broadcast_to(action, (len(user), len(action))), seen[:, None, :])[:, 0]
+        found = [weighted_gauc(user, label, fused, np.ones(len(user))) for label in (log.valid[held], drawn)]
+        out.append(Setting(name, *(np.nan if f is None else f.value for f in found)))
+    return out

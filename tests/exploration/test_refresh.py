@@ -1,0 +1,183 @@
+"""The next box: each rule at its cause, the limits, and what exploring costs against its closed form."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mtf.contracts.exploration import Dimension, ExplorationDocument, read_exploration
+from mtf.errors import InputError
+from mtf.exploration.refresh import exploration_cost, refresh
+from mtf.learning.problem import prepare
+from mtf.learning.value import fit_value
+from mtf.policy import Lineage, Policy, constant_policy
+from mtf.transitions.table import is_gate_user
+from tests.conftest import small_spec
+from tests.evaluation.conftest import make_sessions
+from tests.transitions.files import write_transitions
+
+LEVEL = float(np.exp(0.125))
+"""Mean reward of the tiny recommender at the middle of the box."""
+
+
+def at(*action):
+    return constant_policy(np.array(action), 3, spec=None, lineage=Lineage(algorithm="test"))
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Half-width .3; the first dimension pays, the second does not, the third is fixed."""
+    made = make_sessions(4000, seed=0, slope=np.array([0.8, 0.0, 0.0]))
+    fixed = {name: getattr(made, name) * np.array([1, 1, 0], np.float32) for name in ("lower", "upper", "action")}
+    return replace(made, **fixed)
+
+
+def rules(document):
+    return [seen.rule for seen in document.evidence]
+
+
+def box_of(data, policy, **changes):
+    return refresh(policy=policy, transitions=data, baseline="logged", **({"budget": 9.0} | changes))
+
+
+def test_it_is_kept_where_the_policy_stays_and_something_is_left_to_learn(data):
+    found = box_of(data, at(0.0, 0.0, 0.0))
+    assert rules(found) == ["keep", "keep", "fixed"]
+    assert found.half_width == (0.3, 0.3, 0.0)
+    assert found.policy_sha == at(0.0, 0.0, 0.0).sha
+    assert found.evidence[0].slope == pytest.approx(0.8 * 0.3 * LEVEL, abs=4 * found.evidence[0].slope_se)
+    assert abs(found.evidence[1].slope) < 4 * found.evidence[1].slope_se
+
+
+@pytest.mark.parametrize(("action", "rule"), [(0.239, "keep"), (0.241, "widen"), (-0.25, "widen")])
+def test_it_widens_where_most_states_want_past_four_fifths(data, action, rule):
+    found = box_of(data, at(action, 0.0, 0.0), cap=1.0)
+    assert rules(found)[0] == rule
+    assert found.half_width[0] == pytest.approx(0.3 * (1.25 if rule == "widen" else 1.0))
+    assert found.evidence[0].outward == (1.0 if rule == "widen" else 0.0)
+
+
+def test_a_few_states_that_want_out_do_not_widen_it(data):
+    """40 % of the states move to the edge by a linear policy; the box stays."""
+    edge = np.quantile(data.state[:, 0], 0.6)
+    # .29 relu(50 (s - edge)) - .29 relu(50 (s - edge) - 1): a step from 0 to .29 at `edge`
+    arrays = {
+        "mean": np.zeros(3),
+        "scale": np.ones(3),
+        "skip": np.zeros((3, 3)),
+        "weight_0": np.array([[50.0, 50.0], [0, 0], [0, 0]]),
+        "bias_0": np.array([-50 * edge, -50 * edge - 1]),
+        "weight_1": np.array([[0.29, 0, 0], [-0.29, 0, 0]]),
+        "bias_1": np.zeros(3),
+    }
+    found = box_of(data, Policy(arrays, spec=None, lineage=Lineage(algorithm="test")))
+    assert found.evidence[0].outward == pytest.approx(0.4, abs=0.02)
+    assert rules(found)[0] == "keep"
+    # but the 90 % quantile of the move must fit
+    assert found.evidence[0].move == pytest.approx(0.29, abs=1e-3)
+
+
+def test_it_is_never_narrower_than_the_move(data):
+    found = box_of(data, at(0.0, 0.4, 0.0), cap=1.0)
+    # beyond .8 of .3 it widens to .375, and that is not enough
+    assert rules(found)[1] == "moved"
+    assert found.half_width[1] == pytest.approx(0.4)
+
+
+def test_it_shrinks_where_nothing_is_left_to_learn():
+    """Rewards that are hardly noisy: the slope is known to be next to nothing."""
+    made = make_sessions(8000, seed=1, slope=np.zeros(2), end=1.0)
+    quiet = replace(made, reward=(1 + 0.01 * made.reward + 0.2 * made.action[:, :1]).astype(np.float32))
+    found = box_of(quiet, at(0.0, 0.0))
+    assert rules(found) == ["keep", "shrink"]
+    assert found.half_width == pytest.approx((0.3, 0.24))
+
+
+def test_floor_and_cap(data):
+    assert box_of(data, at(0.0, 0.0, 0.0), cap=0.2).half_width == pytest.approx((0.2, 0.2, 0.0))
+    assert box_of(data, at(0.0, 0.0, 0.0), floor=0.35, cap=0.4).half_width == pytest.approx((0.35, 0.35, 0.0))
+
+
+def test_exploring_costs_what_its_curvature_says():
+    """E r = exp(s / 2) (1 - bend |a|^2): a box of half-width h loses bend * h^2 / 3 a dimension."""
+    found = []
+    for seed in range(8):
+        problem = prepare(make_sessions(4000, seed=seed, slope=np.zeros(2), bend=2.0), "logged")
+        found.append(exploration_cost(problem, fit_value(problem)))
+    cost, se = np.array(found).T
+    truth = LEVEL * 2.0 * 2 * 0.3**2 / 3
+    assert cost.mean() == pytest.approx(truth, abs=3.5 * cost.std(ddof=1) / np.sqrt(8))
+    assert se.mean() == pytest.approx(cost.std(ddof=1), rel=0.6)
+
+
+def test_a_box_that_costs_more_than_its_budget_is_narrowed_to_it():
+    made = make_sessions(8000, seed=2, slope=np.zeros(2), bend=3.0)
+    wide, narrow = (box_of(made, at(0.0, 0.0), budget=budget) for budget in (9.0, 0.03))
+    assert wide.reason == "within its budget"
+    assert wide.expected_loss == pytest.approx(3.0 * 2 * 0.09 / 3 / (1 - 3.0 * 2 * 0.09 / 3), rel=0.5)
+    assert narrow.reason.startswith("narrowed by ")
+    factor = narrow.half_width[0] / wide.half_width[0]
+    # the cost goes with the square of the width
+    assert factor == pytest.approx(np.sqrt(0.03 / wide.expected_loss), rel=0.01)
+    assert narrow.expected_loss == pytest.approx(0.03, abs=1e-3)
+    assert narrow.half_width[1] == pytest.approx(narrow.half_width[0])
+    # never narrower than the floor, whatever it costs
+    assert min(box_of(made, at(0.0, 0.0), budget=1e-6, floor=0.2).half_width) == pytest.approx(0.2)
+
+
+def test_a_cost_must_show_before_it_narrows_anything(data):
+    """By more than its standard error, on days of a few hundred sessions."""
+    narrowed = []
+    for part in range(8):
+        few = data.select(data.session % 8 == part)
+        plain = box_of(few, at(0.0, 0.0, 0.0))
+        found = box_of(few, at(0.0, 0.0, 0.0), budget=0.001)
+        narrowed.append(found.reason != "within its budget")
+        assert narrowed[-1] is (plain.expected_loss - plain.loss_se > 0.001)
+        if not narrowed[-1]:
+            assert found.half_width == plain.half_width
+    assert not all(narrowed)
+
+
+def test_the_box_in_force_comes_before_that_of_the_rows(data):
+    seen = Dimension(move=0, outward=0, slope=0, slope_se=0, before=0.2, rule="keep")
+    previous = ExplorationDocument(
+        policy_sha="p", half_width=(0.2, 0.1, 0.0), budget=1.0, expected_loss=0, loss_se=0, evidence=(seen,) * 3, reason=""
+    )
+    found = box_of(data, at(0.0, 0.0, 0.0), previous=previous)
+    assert found.half_width == pytest.approx((0.2, 0.1, 0.0))
+    # a slope a half-width is less in a narrower box
+    assert found.evidence[0].slope == pytest.approx(0.8 * 0.2 * LEVEL, abs=4 * found.evidence[0].slope_se)
+
+
+def test_training_users_alone_are_read_and_the_document_is_written(tmp_path):
+    made = make_sessions(600, seed=3, slope=np.array([0.8, 0.0]))
+    folder = write_transitions(tmp_path / "t", made)
+    found = refresh(policy=at(0.0, 0.0), transitions=folder, baseline="logged", out=tmp_path / "box.json")
+    assert read_exploration(tmp_path / "box.json") == found
+    gate = np.array([is_gate_user(f"u{i}") for i in made.user_ids])[made.user]
+    spoilt = replace(made, reward=np.where(gate[:, None], 1000.0, made.reward).astype(np.float32))
+    again = refresh(policy=at(0.0, 0.0), transitions=write_transitions(tmp_path / "spoilt", spoilt), baseline="logged")
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    "changes", [{"floor": 0.0}, {"floor": 0.5, "cap": 0.4}, {"cap": 1.5}, {"quantile": 0.0}, {"quantile": 1.1}, {"budget": 0.0}]
+)
+def test_limits_that_make_no_sense_are_refused(data, changes):
+    with pytest.raises(InputError, match="keep 0 < floor <= cap <= 1"):
+        box_of(data, at(0.0, 0.0, 0.0), **changes)
+
+
+def test_a_policy_that_does_not_fit_is_refused(data):
+    with pytest.raises(InputError, match="policy: maps 3 -> 2; the transitions hold 3 -> 3"):
+        box_of(data, at(0.0, 0.0))
+    with pytest.raises(InputError, match="these transitions have no spec; give a bundle"):
+        box_of(data, "bootstrap")
+
+
+def test_the_start_can_be_what_it_is_around():
+    spec = small_spec(start=(0.1, 0.0, 0.0, 0.0))
+    made = replace(make_sessions(300, seed=0, slope=np.zeros(4)), spec=spec)
+    found = refresh(policy="bootstrap", transitions=made, baseline="logged", budget=9.0)
+    assert found.evidence[0].move == pytest.approx(0.1, abs=1e-3)

@@ -1,0 +1,127 @@
+"""What cannot be learned from is refused by name, by every learner, before time is spent; so is another training's checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mtf.errors import InputError, IntegrityError
+from mtf.learning.registry import ALGORITHMS
+from mtf.learning.run import train, train_on
+from mtf.policy import Lineage, constant_policy, load_policy
+from tests.conftest import small_spec
+from tests.evaluation.conftest import make_sessions
+from tests.transitions.files import to_table, write_transitions
+
+SLOPE = np.array([1.0, -1.0])
+LEARNERS = sorted(set(ALGORITHMS) - {"es", "plug_in"})
+"""Without those that need candidates, and say so (tests/commands/test_learn.py)."""
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Whoever gets as far as fitting V has spent time."""
+
+    def spent(*_):
+        raise AssertionError("it went on to fit V")
+
+    monkeypatch.setattr("mtf.learning.run.fit_value", spent)
+
+
+def refused(data, says, algorithm="linear_advantage", **changes):
+    with pytest.raises(InputError, match=says):
+        train_on(data, None, **{"algorithm": algorithm, "baseline": "logged", "progress": False} | changes)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("algorithm", LEARNERS)
+def test_one_session(algorithm):
+    long = make_sessions(1, seed=0, slope=SLOPE, end=0.0, longest=60)
+    refused(long, r"1 session\(s\) of training users.*log at least 20", algorithm)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("algorithm", sorted(set(LEARNERS) - {"bc"}))
+def test_a_reward_that_never_differs(algorithm):
+    data = make_sessions(50, seed=0, slope=SLOPE)
+    refused(replace(data, reward=np.zeros_like(data.reward)), "`reward` is 0 in all of", algorithm)
+    alike = make_sessions(50, seed=0, slope=SLOPE, end=1.0)
+    refused(replace(alike, reward=np.ones_like(alike.reward)), "`reward` is 1 in all of 50 rows.*check", algorithm)
+
+
+def test_where_only_the_length_of_sessions_differs_it_is_learned_with_a_warning():
+    data = make_sessions(3000, seed=0, slope=SLOPE, leave=2.0)
+    found = train_on(
+        replace(data, reward=np.ones_like(data.reward)), None, algorithm="linear_advantage", baseline="logged", progress=False
+    )
+    assert any(w.startswith("constant_reward: every row earned 1;") for w in found.report["warnings"])
+    move = found.policy.act(np.zeros((1, 3), np.float32))[0]
+    assert move[0] > 0.05 > -0.05 > move[1]
+
+
+@pytest.mark.usefixtures("no_training")
+def test_rows_or_a_baseline_of_another_spec(tmp_path):
+    spec, other = small_spec(), small_spec(power_high=(3.0, 2.0))
+    data = make_sessions(50, seed=0, slope=np.zeros(4))
+    table = to_table(data)
+    made_by = pa.array([spec.version if i % 7 else other.version for i in range(len(data))])
+    pq.write_table(table.append_column("spec_version", made_by), tmp_path / "x.parquet")
+    settings = {"algorithm": "linear_advantage", "progress": False}
+    with pytest.raises(InputError, match=f"`spec_version` is {other.version} in some rows, {spec.version} given"):
+        train(tmp_path, None, baseline="logged", spec=spec, **settings)
+    constant_policy(np.zeros(4), 3, spec=other, lineage=Lineage(algorithm="t")).write(tmp_path / "p")
+    refused(replace(data, spec=spec), f"made for spec {other.version}.* are of {spec.version}", baseline=tmp_path / "p")
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("name", ["lower", "upper", "center"])
+def test_rows_that_do_not_say_what_they_were_drawn_from(tmp_path, name):
+    pq.write_table(to_table(make_sessions(50, seed=0, slope=SLOPE)).drop_columns([name]), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=rf"lacks the column\(s\) {name}"):
+        train(tmp_path, None, algorithm="linear_advantage", baseline="logged", progress=False)
+
+
+def test_explored_rows_of_held_out_users_alone():
+    from mtf.learning.problem import prepare, users_held_out
+
+    data = make_sessions(40, seed=0, slope=SLOPE)
+    held = users_held_out(prepare(data, "logged"), 0.1)
+    still = {n: np.where(held[:, None], getattr(data, n), 0).astype(np.float32) for n in ("action", "lower", "upper")}
+    refused(replace(data, exploring=held, **still), "all explored rows are of the held-out users", "td3_bc")
+
+
+def test_a_checkpoint_of_another_configuration_seed_or_data(tmp_path):
+    few = {"steps": "20", "batch": "32", "critics": "2", "checkpoint_every": "10", "distil_steps": "5"}
+    data = make_sessions(60, seed=0, slope=SLOPE)
+    first = {"algorithm": "integrated_rl", "overrides": few, "checkpoints": tmp_path}
+    train_on(data, None, baseline="logged", progress=False, **first)
+    says = "of other data, settings or code; give another folder, or delete this one"
+    refused(data, says, **first | {"overrides": few | {"lam": "1"}})
+    refused(data, says, **first | {"seed": 1})
+    refused(data, says, **first | {"algorithm": "unified_rl"})
+    refused(replace(data, reward=data.reward * 2), says, **first)
+    # nobody wrote over what was there
+    again = train_on(data, None, baseline="logged", progress=False, **first)
+    assert again.report["algorithm"]["resumed_from"] == 20
+
+
+def test_a_bundle_that_is_not_what_was_trained(tmp_path):
+    rows = write_transitions(tmp_path / "rows", make_sessions(200, seed=0, slope=SLOPE))
+    settings = {"algorithm": "bc", "overrides": {"distil_steps": "5"}, "progress": False}
+    found = train(rows, tmp_path / "p", baseline="logged", **settings)
+    assert load_policy(tmp_path / "p", found.sha).sha == found.sha
+    document = tmp_path / "p" / "policy.json"
+    document.write_bytes(document.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
+    with pytest.raises(IntegrityError, match=f"expected {found.sha}; fetch the bundle again"):
+        load_policy(tmp_path / "p", found.sha)
+    weights = tmp_path / "p" / "policy.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 0x40
+    weights.write_bytes(data)
+    with pytest.raises((InputError, IntegrityError), match=r"golden|diverged|not finite"):
+        train(rows, tmp_path / "q", baseline=tmp_path / "p", **settings)
+    assert not (tmp_path / "q").exists()

@@ -1,0 +1,117 @@
+"""The baselines' losses on values set by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mtf.learning.batch_rl import BatchRL, BatchRLConfig
+from mtf.learning.corner import CornerConfig
+from mtf.learning.corner import learn as corner
+from mtf.learning.cql_sac import CQLSAC, CQLSACConfig
+from mtf.learning.ddpg import actor_loss, critic_loss
+from mtf.learning.iql import IQL, IQLConfig, advantage_weight, expectile_loss
+from mtf.learning.problem import prepare
+from mtf.learning.progress import Progress
+from mtf.learning.rows import tensors
+from mtf.learning.value import fit_value
+from tests.evaluation.conftest import make_sessions
+from tests.learning.test_integrated_rl import actor_at, batch
+from tests.learning.test_td3_bc import linear
+
+UNIT = torch.tensor([0.15])
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return prepare(make_sessions(200, seed=1, slope=np.array([1.0, 0.0])), "logged")
+
+
+def test_the_minimiser_of_the_expectile_loss_is_the_expectile():
+    """Expectile .9 of the targets {0, 1} is .9."""
+    v = torch.zeros((), requires_grad=True)
+    optimiser = torch.optim.SGD([v], lr=0.2)
+    for _ in range(500):
+        loss = expectile_loss(torch.tensor([0.0, 1.0]) - v, 0.9)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert float(v.detach()) == pytest.approx(0.9, abs=1e-4)
+
+
+def test_advantage_weights_give_the_mean_action_of_a_softmax():
+    """A = {0, 1} of the actions {0, 1}, temperature 1: mean action .73106."""
+    weight = advantage_weight(torch.tensor([0.0, 1.0]), 1.0, 100.0)
+    assert float(weight[1] / weight.sum()) == pytest.approx(0.73106, abs=1e-5)
+    assert float(advantage_weight(torch.tensor([50.0]), 1.0, 100.0)) == 100.0
+
+
+def test_ddpg_takes_the_target_actors_action_and_no_minimum():
+    target = linear(2.0, at_zero=10.0)
+    there = actor_at(math.atanh(0.5))
+    found = critic_loss(linear(0.0, at_zero=1.0), target, there, batch(3), UNIT, 0.9)
+    assert float(found.detach()) == pytest.approx((1 - (1 + 0.9 * (10 + 2 * 0.5))) ** 2, rel=1e-5)
+    ended = critic_loss(linear(0.0), target, there, batch(done=1.0), UNIT, 0.9)
+    assert float(ended.detach()) == pytest.approx(1.0)
+    assert float(actor_loss(target, there, batch(), UNIT).detach()) == pytest.approx(-11.0, rel=1e-5)
+
+
+def test_iql_bootstraps_from_v_of_the_next_state_and_never_from_an_action(problem):
+    rows = tensors(problem, 1.0)
+    agent = IQL(problem, rows, IQLConfig(), torch.Generator().manual_seed(0))
+    some = rows.take(torch.arange(64))
+    with torch.no_grad():
+        for parameter in agent.critics.parameters():
+            parameter.zero_()
+        for parameter in agent.value.parameters():
+            parameter.zero_()
+        agent.value.biases[-1].fill_(5.0)
+    y = some.reward[:, 0] + 0.9 * (1 - some.done) * 5.0
+    assert float(agent.losses(some)[1].detach()) == pytest.approx(2 * float(y.square().mean()), rel=1e-5)
+
+
+def test_cql_pushes_nothing_where_q_is_flat_and_the_density_is_that_of_the_draw(problem):
+    rows = tensors(problem, 1.0)
+    agent = CQLSAC(problem, rows, CQLSACConfig(draws=400), torch.Generator().manual_seed(0))
+    some = rows.take(torch.arange(32))
+    with torch.no_grad():
+        for parameter in agent.critics.parameters():
+            parameter.zero_()
+        # importance sampling of a flat Q: log mean exp(0) / density over the box [-1, 1]^2 is the log of its volume, 4
+        _, push = agent.critic_loss(some)
+        assert float(push) / 2 == pytest.approx(2 * math.log(2), abs=0.05)
+        u, log_density = agent.sample(some.z[:1].expand(200_000, -1), tuple(v[:1].expand(200_000, -1) for v in some.box))
+        # the density integrates to 1: E[1 / density] is the volume of the support
+        inside = (u.abs() < 0.9).all(dim=1)
+        assert float(((-log_density).exp() * inside).mean()) == pytest.approx(1.8**2, rel=0.1)
+
+
+def test_batch_rl_proposes_inside_the_box_moves_a_little_and_takes_the_best(problem):
+    rows = tensors(problem, 1.0)
+    config = BatchRLConfig(perturbation=0.03, proposals=6)
+    agent = BatchRL(problem, rows, config, torch.Generator().manual_seed(0))
+    some = rows.take(torch.arange(50))
+    with torch.no_grad():
+        u = agent.decode(some.z, agent.codes(50), some.box)
+        moved = agent.moved(agent.perturb, some.z, u, some.box)
+        assert float((moved - u).abs().max()) <= 0.03 / float(agent.unit.min()) + 1e-6
+        assert float(moved.abs().max()) <= 1 + 1e-6
+        for parameter in agent.target.parameters():
+            parameter.zero_()
+        agent.target.net.biases[-1].copy_(torch.tensor([4.0, 8.0]).reshape(2, 1, 1))
+        y = agent.target_value(some, torch.Generator().manual_seed(1))
+        expected = some.reward[:, 0] + 0.9 * (1 - some.done) * (0.75 * 4 + 0.25 * 8)
+        torch.testing.assert_close(y, expected)
+
+
+def test_the_corner_rule_goes_by_the_sign_alone():
+    found = []
+    for slope in ([2.0, -0.5], [0.5, -2.0]):
+        problem = prepare(make_sessions(3000, seed=3, slope=np.array(slope)), "logged")
+        learned = corner(problem, fit_value(problem), CornerConfig(), seed=0, progress=Progress(False))
+        found.append((learned.action - problem.center)[0] / 0.3)
+    np.testing.assert_allclose(found[0], [0.5, -0.5], atol=1e-5)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)

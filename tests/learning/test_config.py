@@ -1,0 +1,44 @@
+import pytest
+
+from mtf.errors import InputError
+from mtf.learning.config import from_dict, with_overrides
+from mtf.learning.integrated_rl import IntegratedRLConfig
+from mtf.learning.registry import ALGORITHMS, algorithm
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_has_settings_that_come_back_from_json(name):
+    kind = algorithm(name).config
+    assert from_dict(kind, kind().to_dict()) == kind()
+
+
+def test_text_is_read_as_the_settings_type():
+    found = with_overrides(
+        IntegratedRLConfig, {"critics": "24", "lam": "1", "critic_hidden": "64,32", "target": "subtract", "bootstrap": "true"}
+    )
+    assert (found.critics, found.lam, found.critic_hidden) == (24, 1.0, (64, 32))
+    assert (found.target, found.bootstrap, found.beta) == ("subtract", True, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("critcs", "2", "--set critcs: no such setting; there are .*critics"),
+        ("critics", "two", r"Expected `int`.*critics"),
+        ("critics", "0", "--set critics=0: keep it at least 1"),
+        ("batch", "-5", "--set batch=-5: keep it at least 1"),
+        ("critic_hidden", "32,0", "--set critic_hidden=0: keep it at least 1"),
+        ("lam", "-0.1", "--set lam=-0.1: use a finite number"),
+        ("beta", "nan", "--set beta=nan: use a finite number"),
+        ("target", "other", "Invalid enum value 'other'"),
+        ("bootstrap", "perhaps", "bootstrap"),
+    ],
+)
+def test_what_cannot_be_used_is_named(name, text, says):
+    with pytest.raises(InputError, match=says):
+        with_overrides(IntegratedRLConfig, {name: text})
+
+
+def test_the_defaults_of_the_paper_are_the_defaults():
+    config = IntegratedRLConfig()
+    assert (config.lam, config.beta, config.alpha, config.eta, config.tau, config.delay) == (0.2, 0.3, 1.2, 1.2, 0.08, 15)

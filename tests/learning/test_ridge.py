@@ -1,0 +1,109 @@
+"""Regression from moments against the same regression on rows, and the variances that it finds by itself."""
+
+import numpy as np
+import pytest
+
+from mtf.learning.result import calibration
+from mtf.learning.ridge import Moments, empirical_bayes, ridge
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 4)).astype(np.float32), rng.normal(size=(300, 2)).astype(np.float32)
+    return x, y, rng.uniform(0.2, 2, 300).astype(np.float32)
+
+
+def test_moments_add_up_over_chunks_and_columns(rows):
+    x, y, weight = rows
+    whole = Moments.of(x, y, weight)
+    parts = Moments.zero(4, 2) + Moments.of(x[:100], y[:100], weight[:100]) + Moments.of(x[100:], y[100:], weight[100:])
+    for name in ("xx", "xy", "yy", "n"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5)
+    np.testing.assert_allclose(whole.xx, (x * weight[:, None]).T @ x, rtol=1e-4)
+    np.testing.assert_allclose(whole.yy, (weight[:, None] * y**2).sum(axis=0), rtol=1e-5)
+    assert whole.n == pytest.approx(weight.sum(), rel=1e-6)
+    keep = np.array([3, 1])
+    np.testing.assert_allclose(whole.columns(keep).xy, Moments.of(x[:, keep], y, weight).xy, rtol=1e-5)
+
+
+def test_ridge_is_the_solution_on_rows(rows):
+    x, y, weight = rows
+    found = ridge(Moments.of(x, y, weight), 0.1)
+    penalty = 0.1 * weight.sum() * np.eye(4)
+    np.testing.assert_allclose(
+        found, np.linalg.solve((x * weight[:, None]).T @ x + penalty, (x * weight[:, None]).T @ y), rtol=1e-4
+    )
+    # an own penalty for each coefficient: what is held at 0 is 0, what is free is least squares on the rest
+    held = ridge(Moments.of(x, y), np.array([1e9, 0, 0, 0]))
+    np.testing.assert_allclose(held[1:], np.linalg.lstsq(x[:, 1:], y, rcond=None)[0], rtol=1e-3, atol=1e-5)
+    assert np.abs(held[0]).max() < 1e-6
+
+
+def test_squared_error_without_the_rows(rows):
+    x, y, _ = rows
+    b = np.array([0.3, -0.2, 0.0, 1.0])
+    found = Moments.of(x, y).squared_error(b, response=1)
+    assert found == pytest.approx(float(((y[:, 1] - x @ b) ** 2).sum()), rel=1e-5)
+
+
+def drawn(tau, noise, n=4000, p=60, seed=0, prior=0.0):
+    """(moments, true coefficients) of y = x b + e with b ~ N(prior, tau^2)."""
+    rng = np.random.default_rng(seed)
+    b = prior + tau * rng.normal(size=p)
+    x = rng.normal(size=(n, p))
+    return Moments.of(x, (x @ b + noise * rng.normal(size=n))[:, None]), b
+
+
+def test_the_variances_are_found_and_the_posterior_covers():
+    z, errors = [], []
+    for seed in range(4):
+        moments, b = drawn(0.1, 2.0, seed=seed)
+        found = empirical_bayes(moments, np.zeros(60, int))
+        assert np.sqrt(found.noise) == pytest.approx(2.0, rel=0.1)
+        assert np.sqrt(found.tau2[0]) == pytest.approx(0.1, rel=0.35)
+        z.append((b - found.mean) / np.sqrt(np.diag(found.cov)))
+        least_squares = np.linalg.solve(moments.xx, moments.xy[:, 0])
+        errors.append((np.square(found.mean - b).sum(), np.square(least_squares - b).sum()))
+    assert np.concatenate(z).std() == pytest.approx(1, abs=0.15)
+    shrunk, plain = np.mean(errors, axis=0)
+    assert shrunk < 0.95 * plain
+
+
+def test_without_signal_coefficients_go_to_their_prior():
+    found = empirical_bayes(drawn(0.0, 1.0)[0], np.zeros(60, int))
+    assert found.tau2[0] < 1e-4
+    assert np.abs(found.mean).max() < 0.02
+    prior = np.full(60, 0.7)
+    again = empirical_bayes(drawn(0.0, 1.0, prior=0.7)[0], np.zeros(60, int), prior)
+    np.testing.assert_allclose(again.mean, 0.7, atol=0.02)
+
+
+def test_free_coefficients_are_least_squares_and_groups_have_their_own_variance():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(3000, 41))
+    b = np.concatenate([[5.0], 0.5 * rng.normal(size=20), np.zeros(20)])
+    y = x @ b + rng.normal(size=3000)
+    group = np.r_[-1, np.zeros(20, int), np.ones(20, int)]
+    found = empirical_bayes(Moments.of(x, y[:, None]), group)
+    assert found.mean[0] == pytest.approx(5, abs=4 / np.sqrt(3000))
+    assert np.sqrt(found.tau2[0]) == pytest.approx(0.5, rel=0.4)
+    assert found.tau2[1] < 0.01 * found.tau2[0]
+
+
+def test_calibration_is_the_regression_on_held_out_rows():
+    """A fit that is twice too large has slope 1/2; noise explains less than nothing."""
+    rng = np.random.default_rng(1)
+    n = 4000
+    nuisance, action = np.column_stack([np.ones(n), rng.normal(size=n)]), rng.normal(size=(n, 2))
+    y = nuisance @ [3.0, -1.0] + action @ [0.4, 0.0] + rng.normal(size=n)
+    held = Moments.of(np.hstack([nuisance, action]), y[:, None])
+    columns = np.arange(2), np.array([2, 3])
+    twice = calibration([(np.array([9.0, 9.0, 0.8, 0.0]), held)], *columns)
+    assert twice["slope"] == pytest.approx(0.5, abs=0.05)
+    assert twice["explained_share"] == pytest.approx(0, abs=0.06)
+    right = calibration([(np.array([0, 0, 0.4, 0.0]), held)], *columns)
+    assert right["slope"] == pytest.approx(1, abs=0.1)
+    assert right["explained_share"] == pytest.approx(0.16 / 1.16, abs=0.02)
+    assert calibration([(np.array([0, 0, 0.0, 0.5]), held)], *columns)["explained_share"] < -0.1
+    assert np.isnan(calibration([(np.zeros(4), held)], *columns)["slope"])

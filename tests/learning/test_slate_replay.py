@@ -1,0 +1,110 @@
+"""Slate replay on one-request sessions with logged candidates, where the slate's worth is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mtf.fusion import rank
+from mtf.learning.problem import prepare
+from mtf.learning.progress import Progress
+from mtf.learning.slate_replay import SlateReplayConfig, learn
+from mtf.learning.value import fit_value
+from mtf.policy import Lineage, constant_policy
+from tests.conftest import small_spec
+from tests.learning.test_train import with_candidates
+
+SPEC = small_spec()
+
+
+@pytest.fixture(scope="module")
+def data():
+    start = constant_policy(np.zeros(4), 3, spec=SPEC, lineage=Lineage(algorithm="t"))
+    return with_candidates(10, 2500, SPEC, start, start)
+
+
+def learned(data, **changes):
+    problem = prepare(data, "logged")
+    return learn(problem, fit_value(problem), SlateReplayConfig(**changes), seed=0, progress=Progress(False))
+
+
+def test_slopes_come_from_replay_with_less_noise_than_from_rewards(data):
+    from mtf.learning.diagnostics import slope_tests
+
+    found = learned(data)
+    assert found.report["used"] == "slate_replay"
+    assert found.report["direct_effect"]["max_z"] < 3
+    problem = prepare(data, "logged")
+    direct = slope_tests(problem, fit_value(problem))
+    slope, sd = np.array(found.report["global_slope"]), np.array(found.report["global_slope_sd"])
+    # the same slopes, each within its errors, and a fraction of the error
+    apart = (slope - direct["delta_slope"]) / np.hypot(sd, direct["delta_slope_se"])
+    assert np.abs(apart).max() < 4
+    assert (sd < 0.7 * np.array(direct["delta_slope_se"])).all()
+    move = found.action.mean(axis=0)
+    assert move[1] > 0.05 > 0 > move[0]
+    # and the truth: the reward is the sum of the shown watch scores, its slope 3 E[u r] over actions drawn afresh
+    rng = np.random.default_rng(7)
+    scores, count = data.candidates(np.arange(len(data)))
+    true = np.zeros(4)
+    for _ in range(20):
+        u = rng.uniform(-1, 1, (len(data), 4))
+        shown = rank(SPEC, data.center + 0.4 * u, scores, count)
+        worth = np.take_along_axis(scores[..., 1], shown, 1).sum(axis=1)
+        true += 3 * (u * (worth - worth.mean())[:, None]).mean(axis=0) / 20
+    np.testing.assert_allclose(slope, true, atol=0.25 * np.abs(true).max())
+
+
+def test_an_effect_past_the_slate_is_noticed_and_the_closed_form_takes_over(data):
+    """The bias dimensions hardly move a slate; a reward that they move directly cannot come through it."""
+    direct = replace(data, reward=(data.reward + 1.5 * data.action[:, 3:]).astype(np.float32))
+    found = learned(direct)
+    assert found.report["used"] == "linear_advantage"
+    assert found.report["direct_effect"]["max_z"] > 3
+    assert found.report["warnings"][0].startswith("mediation_fails")
+    assert found.action.mean(axis=0)[3] > 0.1
+    # asked not to mind, it stays with replay
+    assert learned(direct, max_z=1e6).report["used"] == "slate_replay"
+
+
+def test_without_half_of_the_candidates_it_falls_back_and_says_so(data):
+    import pyarrow as pa
+
+    some = data.cand_scores.to_pylist()
+    some[: int(0.6 * len(some))] = [None] * int(0.6 * len(some))
+    found = learned(replace(data, cand_scores=pa.chunked_array([pa.array(some, pa.binary())])))
+    assert found.report["used"] == "linear_advantage"
+    assert "candidates_missing" in found.report["warnings"][0]
+
+
+def test_the_plug_in_reward_is_the_prior_and_can_be_left_out(data):
+    behaviour = np.repeat(data.reward, 3, axis=1) * np.array([100.0, 0.0, 0.0], np.float32)
+    paid = replace(data, behaviour=behaviour)
+    found = learned(paid)
+    # what is watched is brought to its level by one factor
+    assert found.report["plug_in_scale"]["watch"] == pytest.approx(100, rel=0.02)
+    assert np.array(found.report["plug_in_slope"])[1] > 0
+    plain = learned(paid, plug_in=False)
+    assert plain.report["plug_in_scale"] == {}
+    assert not np.any(plain.report["plug_in_slope"])
+
+
+def test_more_draws_are_smoother_and_the_seed_decides(data):
+    few = data.select(data.session < 600)
+    a, b = learned(few), learned(few)
+    np.testing.assert_array_equal(a.action, b.action)
+    problem = prepare(few, "logged")
+    other = learn(problem, fit_value(problem), SlateReplayConfig(), seed=1, progress=Progress(False))
+    assert (other.action != a.action).any()
+
+
+def test_without_signal_the_policy_hardly_moves(data):
+    """Rewards dealt out anew: the mean step of `evidence_step` is under .15. One mediator that noise favours moves all dimensions
+    at once, so a deal moves the policy not at all or much, and only the mean over deals says something."""
+    few = data.select(data.session % 2 == 0)
+    moves = []
+    for seed in range(8):
+        found = learned(replace(few, reward=np.random.default_rng(seed).permutation(few.reward)))
+        assert found.report["used"] == "slate_replay"
+        moves.append(np.abs(found.action - few.center).mean() / 0.4)
+    assert np.mean(moves) < 0.15

@@ -1,0 +1,246 @@
+"""The shared loop: what is drawn, what is kept, and that a run that is killed ends as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mtf.errors import InputError
+from mtf.learning.checkpoint import Checkpoints
+from mtf.learning.integrated_rl import IntegratedAgent, IntegratedRLConfig
+from mtf.learning.problem import prepare
+from mtf.learning.progress import Progress
+from mtf.learning.rows import Batch, tensors
+from mtf.learning.trainer import Agent, Trained, TrainerConfig, descend, draw, fit
+from tests.evaluation.conftest import make_sessions
+
+CONFIG = IntegratedRLConfig(steps=120, batch=64, critics=3, checkpoint_every=30)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return prepare(make_sessions(300, seed=1, slope=np.array([1.0, 0.0])), "logged")
+
+
+def run(problem, config, checkpoints=None):
+    rows = tensors(problem, 1.0)
+    agent = IntegratedAgent(problem, rows, config, 5)
+    every = torch.arange(len(rows))
+    trained = fit(
+        agent, rows, every[50:], every[:50], config, seed=5, name="t", progress=Progress(False), checkpoints=checkpoints
+    )
+    return agent, trained
+
+
+def state(agent):
+    tensors = {f"m.{k}": v for k, v in agent.modules.state_dict().items()}
+    for name, optimiser in agent.optimisers.items():
+        for place, entries in optimiser.state_dict()["state"].items():
+            tensors |= {f"{name}.{place}.{k}": torch.as_tensor(v) for k, v in entries.items()}
+    return tensors | {"generator": agent.generator.get_state()}
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def test_2n_steps_are_n_and_a_resume_and_n(problem, tmp_path):
+    whole, trained = run(problem, CONFIG)
+    store = Checkpoints(tmp_path, "f")
+    # the same schedule, cut short: everything that decides the second half lies in the checkpoint
+    run_to(problem, store, 60)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000030", "step-000000060"]
+    resumed, again = run(problem, CONFIG, store)
+    assert again.resumed == 60
+    assert_equal(state(whole), state(resumed))
+    assert again.curve == trained.curve
+    assert again.best_step == trained.best_step
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000090", "step-000000120"]
+
+
+def run_to(problem, store, last):
+    """Stop after the step `last`, as a kill would."""
+
+    class StoppedError(Exception):
+        pass
+
+    class Stopping(Checkpoints):
+        def save(self, agent, *, step, **rest):
+            super().save(agent, step=step, **rest)
+            if step == last:
+                raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run(problem, CONFIG, Stopping(store.folder, store.fingerprint))
+
+
+def test_a_checkpoint_of_another_training_is_refused(problem, tmp_path):
+    run_to(problem, Checkpoints(tmp_path, "f"), 30)
+    with pytest.raises(InputError, match="other data, settings or code"):
+        run(problem, CONFIG, Checkpoints(tmp_path, "g"))
+    damaged = tmp_path / "step-000000030" / "state.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(InputError, match="cannot be read"):
+        run(problem, CONFIG, Checkpoints(tmp_path, "f"))
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    pool = torch.arange(100, 1100)
+    a, b = draw(pool, 70, 32, 1), draw(pool, 70, 32, 1)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, draw(pool, 71, 32, 1))
+    assert not torch.equal(a, draw(pool, 70, 32, 2))
+    seen = torch.cat([draw(pool, step, 64, 3) for step in range(1, 200)])
+    assert seen.min() >= 100
+    assert seen.max() < 1100
+    assert len(seen.unique()) > 990
+
+
+class Line(Agent):
+    """Fits w to 1 by gradient steps, then runs away: its best is on the way."""
+
+    def __init__(self):
+        self.modules = nn.ModuleDict({"w": nn.ParameterDict({"w": nn.Parameter(torch.zeros(()))})})
+        self.w = self.modules["w"]["w"]
+        self.optimisers = {"w": torch.optim.SGD([self.w], lr=1.0)}
+        self.generator = torch.Generator()
+
+    def update(self, batch: Batch, step: int):
+        descend(self.optimisers["w"], -0.1 * self.w, [self.w])
+        return {"loss": (self.w - 1).square().detach()}
+
+    def held_out_loss(self, batch: Batch):
+        return (self.w - 1).square()
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("last", 2.0), ("best", 1.0)])
+def test_last_and_best_on_held_out_users_are_told_apart(problem, keep, expected):
+    rows, agent = tensors(problem, 1.0), Line()
+    every = torch.arange(len(rows))
+    config = TrainerConfig(steps=20, batch=4, keep=keep)
+    trained = fit(agent, rows, every, every[:10], config, seed=0, name="t", progress=Progress(False))
+    assert trained.best_step == 10
+    assert float(agent.w.detach()) == pytest.approx(expected)
+
+
+def test_a_curve_that_still_falls_is_not_flat():
+    falling = [{"step": float(i), "held_out": 1.0 / (i + 1)} for i in range(20)]
+    assert not Trained(falling, 19, 0).flat
+    assert Trained([{**p, "held_out": max(p["held_out"], 0.3)} for p in falling], 19, 0).flat
+
+
+def test_a_step_leaves_everything_else_untouched():
+    chosen, other = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
+    optimiser = torch.optim.SGD([chosen, other], lr=0.1)
+    descend(optimiser, chosen * other, [chosen])
+    assert float(chosen.detach()) == pytest.approx(0.9)
+    assert (float(other.detach()), other.grad) == (1.0, None)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from mtf.learning.run import train_on
+from tests.evaluation.conftest import make_sessions
+data = make_sessions(400, seed=1, slope=np.array([1.0, 0.0]))
+settings = {"steps": "1200", "batch": "256", "checkpoint_every": "100", "critics": "4"}
+found = train_on(data, None, algorithm="integrated_rl", baseline="logged", overrides=settings, progress=False,
+                 checkpoints=Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+print(found.sha, found.report["algorithm"]["resumed_from"])
+"""
+
+
+def test_a_training_that_is_killed_goes_on_to_the_same_bundle(tmp_path):
+    def start(*arguments):
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
+
+    whole = start()
+    killed = start(str(tmp_path))
+    while len(list(tmp_path.glob("step-*"))) < 2:
+        assert killed.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    sha, _ = whole.communicate()[0].split()
+    again, resumed = start(str(tmp_path)).communicate()[0].split()
+    assert again == sha
+    assert 200 <= int(resumed) < 1200
+
+
+def test_processes_in_parallel_see_the_losses_of_one(tmp_path):
+    script = tmp_path / "parallel.py"
+    script.write_text(
+        "import json, sys\n"
+        "import numpy as np, torch\n"
+        "from mtf.learning import parallel\n"
+        "from tests.learning.test_trainer import CONFIG, run\n"
+        "from mtf.learning.problem import prepare\n"
+        "from tests.evaluation.conftest import make_sessions\n"
+        "torch.set_num_threads(1)\n"
+        "problem = prepare(make_sessions(300, seed=1, slope=np.array([1.0, 0.0])), 'logged')\n"
+        "with parallel.processes():\n"
+        "    agent, trained = run(problem, CONFIG)\n"
+        "    if parallel.rank() == 0:\n"
+        "        print(json.dumps([parallel.size(), trained.curve]))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+
+    def curve(*command):
+        done = subprocess.run([*command, str(script)], capture_output=True, text=True, env=environment, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = ("--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1]))
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *where)
+    (one, alone), (two, together) = curve(sys.executable), curve(*torchrun)
+    assert (one, two) == (1, 2)
+    for a, b in zip(alone, together, strict=True):
+        assert a["td_error"] == pytest.approx(b["td_error"], rel=1e-3)
+        assert a["held_out"] == pytest.approx(b["held_out"], rel=1e-3)
+
+
+def test_the_command_under_torchrun_writes_one_bundle_like_that_of_one_process(tmp_path):
+    from mtf.policy import load_policy
+    from tests.transitions.files import write_transitions
+
+    rows = write_transitions(tmp_path / "rows", make_sessions(400, seed=1, slope=np.array([1.0, -1.0])))
+    mtf = Path(sys.executable).parent / "mtf"
+    settings = ("--set", "batch=64", "--set", "critics=2", "--set", "distil_steps=20", "--steps", "60")
+    common = ("train", "--transitions", str(rows), "--algorithm", "integrated_rl", *settings, "--out")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = ("--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1]))
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *where, str(mtf))
+    for command, name in (((str(mtf),), "one"), (torchrun, "two")):
+        done = subprocess.run([*command, *common, str(tmp_path / name)], capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / "train.json").read_text())["algorithm"]["curve"] for name in ("one", "two"))
+    # rounding apart, a step is the same step
+    assert one[0]["td_error"] == pytest.approx(two[0]["td_error"], rel=1e-3)
+    states = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    first, second = (load_policy(tmp_path / name).act(states) for name in ("one", "two"))
+    np.testing.assert_allclose(first, second, atol=0.01)
+
+
+def test_settings_come_back_from_json():
+    from mtf.learning.config import from_dict
+
+    config = replace(CONFIG, keep="best", critic_hidden=(8, 8))
+    assert from_dict(IntegratedRLConfig, config.to_dict()) == config

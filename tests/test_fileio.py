@@ -1,0 +1,83 @@
+"""Whole or not at all."""
+
+import hashlib
+import os
+
+import pytest
+
+from mtf import fileio
+from mtf.fileio import CHUNK, folder_atomic, md5_file, sha256_file, write_atomic
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_with_its_mode_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "deep" / "file"
+    write_atomic(path, b"old")
+    assert path.stat().st_mode & 0o777 == 0o644
+    write_atomic(path, b"new", mode=0o600)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert names(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+def test_a_write_that_dies_leaves_the_old_bytes(tmp_path, monkeypatch, step):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fileio.os, step, die)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_reader_that_holds_the_old_file_keeps_it(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    with path.open("rb") as held:
+        write_atomic(path, b"new")
+        assert held.read() == b"old"
+
+
+def test_a_folder_is_replaced_whole_not_mixed(tmp_path):
+    out = tmp_path / "a" / "out"
+    with folder_atomic(out) as scratch:
+        (scratch / "first").write_text("1")
+        assert not out.exists()
+    with folder_atomic(out) as scratch:
+        (scratch / "second").write_text("2")
+        assert names(out) == ["first"]
+    assert names(out) == ["second"]
+    assert names(out.parent) == ["out"]
+    assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
+    out = tmp_path / "out"
+    with folder_atomic(out) as scratch:
+        (scratch / "first").write_text("1")
+
+    def fail():
+        with folder_atomic(out) as scratch:
+            (scratch / "second").write_text("2")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        fail()
+    assert names(tmp_path) == ["out"]
+    assert names(out) == ["first"]
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+def test_hashes_are_those_of_the_whole_file(tmp_path, size):
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+    assert md5_file(tmp_path / "file") == hashlib.md5(data).hexdigest()

@@ -1,0 +1,310 @@
+"""The steps that the DAGs call, in order, on a small simulated day with a real spool, store, DVC workspace and MLflow server.
+
+Each step is idempotent by key: the same inputs give the stored result, changed ones run again, `force` runs again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import msgspec
+import pytest
+
+from mtf import pipeline
+from mtf.contracts.exploration import read_exploration
+from mtf.errors import InputError, NotFoundError
+from mtf.logs.spool import open_spool
+from mtf.pipeline import CriticalError, SkipError
+from mtf.policy import bootstrap_policy
+from mtf.registry import find_version, register_bootstrap
+from mtf.registry.models import tag, trained_versions
+from mtf.rollout.document import Arms, PolicyRef, Rollout
+from mtf.rollout.documents import read_latest, write_next
+from mtf.rollout.intents import Answer, answer, open_intents
+from mtf.rollout.start import initialise
+from mtf.settings import ROOT, Settings
+from mtf.store import open_store
+from mtf.world.simulate import simulate
+from mtf.world.world import World, day_number
+
+SURFACE, DT = "feed", "2026-03-02"
+DAY_US = 86_400_000_000
+
+
+@pytest.fixture(scope="module")
+def settings(world_dir, mlflow_url, tmp_path_factory):
+    """A surface that serves its start, a day of 150 users in its spool, the clock past the day's end; a quick learner."""
+    state = tmp_path_factory.mktemp("state")
+    found = Settings(
+        state_dir=state,
+        mlflow_url=mlflow_url,
+        clock="simulated",
+        expectations_dir=shutil.copytree(ROOT / "expectations", state / "rules"),
+    )
+    world = World.load(world_dir)
+    world.spec.write(state / "surfaces" / SURFACE / "spec.json")
+    quick = {"algorithm": "bc", "overrides": {"distil_steps": "20"}}
+    (state / "surfaces" / SURFACE / "pipeline.json").write_text(json.dumps(quick))
+    version = register_bootstrap(found, SURFACE, world.spec)
+    initialise(found, SURFACE, world.spec, Arms(explore=0.9), 0.3, version)
+    spool = open_spool(found.spool_dir(SURFACE), events_move_clock=False)
+    spool.append(*simulate(world, bootstrap_policy(world.spec), 150, DT, 1, 0.3))
+    spool.mark((day_number(DT) + 1) * DAY_US + 3_600_000_000)
+    spool.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def sealed(settings):
+    return pipeline.seal_day(settings, SURFACE, DT)
+
+
+@pytest.fixture(scope="module")
+def validated(settings, sealed):
+    return pipeline.validate_logs(settings, SURFACE, DT)
+
+
+@pytest.fixture(scope="module")
+def built(settings, validated):
+    return pipeline.build_transitions(settings, SURFACE, DT)
+
+
+@pytest.fixture(scope="module")
+def published(settings, built):
+    return pipeline.publish_dataset(settings, SURFACE, DT, publisher="run 1")
+
+
+@pytest.fixture(scope="module")
+def trained(settings, published):
+    return pipeline.train_policy(settings, SURFACE, [published])
+
+
+@pytest.fixture(scope="module")
+def judged(settings, trained):
+    return pipeline.evaluate_policy(settings, SURFACE, [trained])
+
+
+@pytest.fixture(scope="module")
+def second(settings, published, judged):
+    """Another version of the same data."""
+    return pipeline.train_policy(settings, SURFACE, [published], seed=11)
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """never("module.function"): whoever calls it now does work that was done already."""
+
+    def forbid(name):
+        def called(*_, **__):
+            raise AssertionError(f"{name} ran again")
+
+        monkeypatch.setattr(name, called)
+
+    return forbid
+
+
+def records(settings, step):
+    """The stored results of a step."""
+    return sorted((settings.state_dir / "pipeline" / step).glob("*.json"))
+
+
+def test_sealing_again_is_the_same_revision(settings, sealed):
+    assert (sealed["dt"], sealed["revision"]) == (DT, 1)
+    assert pipeline.seal_day(settings, SURFACE, DT) == sealed
+
+
+def test_a_day_is_validated_once_for_the_same_rows_rules_and_policies(settings, validated, never):
+    assert validated["status"] in ("pass", "warning")
+    assert validated["counts"]["requests"] > 1000
+    (record,) = records(settings, "validate_logs")
+    assert json.loads(record.read_text())["result"] == validated
+    never("mtf.quality.validate_day")
+    assert pipeline.validate_logs(settings, SURFACE, DT) == validated
+    with pytest.raises(AssertionError, match="ran again"):
+        pipeline.validate_logs(settings, SURFACE, DT, force=True)
+
+
+def test_an_edited_rule_runs_it_again_and_a_critical_day_stops_the_chain(settings, validated):
+    rules = settings.expectations_dir / "day.json"
+    before = rules.read_text()
+    document = json.loads(before)
+    (rule,) = (e for e in document["expectations"] if e["meta"]["rule"] == "day_not_empty")
+    rule["kwargs"]["min_value"] = 10_000_000
+    rules.write_text(json.dumps(document))
+    try:
+        for _ in range(2):  # the verdict is stored, and stops it again
+            with pytest.raises(CriticalError, match=rf"{DT}: .*the day holds no usable request: .* See Data Docs"):
+                pipeline.validate_logs(settings, SURFACE, DT)
+        assert len(records(settings, "validate_logs")) == 2
+    finally:
+        rules.write_text(before)
+    # the old rules: the old verdict, without any work
+    assert pipeline.validate_logs(settings, SURFACE, DT) == validated
+
+
+def test_a_dataset_is_new_once_and_for_the_task_that_tries_again(settings, published):
+    assert published["revision"] == f"data/{SURFACE}/{DT}.r1"
+    assert published["rows"] == pipeline.build_transitions(settings, SURFACE, DT)["rows"]
+    assert pipeline.publish_dataset(settings, SURFACE, DT, publisher="run 1") == published
+    with pytest.raises(SkipError, match=r"published already, as data/feed/2026-03-02\.r1; nothing downstream"):
+        pipeline.publish_dataset(settings, SURFACE, DT, publisher="run 2")
+
+
+def test_the_same_dataset_is_trained_once_unless_forced(settings, trained, never):
+    version = find_version(settings, SURFACE, trained["version"])
+    assert version.tags["dataset_revision"] == f"data/{SURFACE}/{DT}.r1"
+    assert version.tags["dataset_dt"] == DT
+    assert version.tags["parent_sha"] == read_latest(open_store(settings=settings), SURFACE).champion.sha
+    assert version.policy_sha == trained["policy_sha"]
+    before = trained_versions(settings, SURFACE)
+    # without an event (by hand) the newest version of the workspace is taken
+    assert pipeline.train_policy(settings, SURFACE) == trained
+    assert trained_versions(settings, SURFACE) == before
+    forced = pipeline.train_policy(settings, SURFACE, force=True)
+    assert forced["version"] != trained["version"]
+    assert forced["policy_sha"] == trained["policy_sha"]
+    never("mtf.learning.run.train")
+    # another algorithm, seed or number of steps is another training
+    for changes in ({"algorithm": "linear_advantage"}, {"seed": 7}, {"steps": 3}):
+        with pytest.raises(AssertionError, match="ran again"):
+            pipeline.train_policy(settings, SURFACE, **changes)
+
+
+def test_training_waits_for_a_rollout_to_end(settings, trained):
+    store = open_store(settings=settings)
+    latest = read_latest(store, SURFACE)
+    running = Rollout(id="r", phase="running", started_ts="2026-03-03T00:00:00+00:00")
+    write_next(store, msgspec.structs.replace(latest, generation=latest.generation + 1, rollout=running))
+    try:
+        with pytest.raises(SkipError, match="rollout r is running; a training would compare with a moving champion"):
+            pipeline.train_policy(settings, SURFACE)
+    finally:
+        after = msgspec.structs.replace(latest, generation=latest.generation + 2)
+        write_next(store, after)
+
+
+def test_a_day_of_a_canary_is_not_trained_on(settings, published, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mtf import datasets
+
+    data = datasets.checkout(settings, SURFACE, published["revision"], tmp_path / "data")
+    table = pq.read_table(data / f"dt={DT}" / "transitions.parquet")
+    arm = pa.array(["canary", *table["arm"].to_pylist()[1:]])
+    (data / "dt=2026-03-03").mkdir()
+    i = table.schema.get_field_index("arm")
+    pq.write_table(table.set_column(i, table.schema.field("arm"), arm), data / "dt=2026-03-03" / "transitions.parquet")
+    (data / ".revision.json").unlink()
+    found = datasets.version_dataset(settings, SURFACE, "2026-03-03", data)
+    event = {"dt": found.dt, "revision": found.tag, "md5": found.md5, "rows": found.rows}
+    with pytest.raises(SkipError, match="dt=2026-03-03 is a day of a rollout"):
+        pipeline.train_policy(settings, SURFACE, [published, event])
+
+
+def test_a_dataset_that_nobody_published_is_named(settings, published):
+    with pytest.raises(NotFoundError, match=r"no version of feed \['data/feed/2030-01-01\.r1'\]; run seal_day first"):
+        pipeline.train_policy(settings, SURFACE, [{"revision": "data/feed/2030-01-01.r1"}])
+
+
+def test_the_verdict_is_on_the_version_and_is_given_once(settings, trained, judged, never):
+    version = find_version(settings, SURFACE, trained["version"])
+    champion = read_latest(open_store(settings=settings), SURFACE).champion.sha
+    assert (judged["version"], judged["baseline"]) == (trained["version"], champion)
+    assert version.tags["verdict"] == judged["verdict"] in ("pass", "fail", "inconclusive")
+    assert version.tags["verdict_baseline"] == champion
+    report = settings.state_dir / "evaluations" / SURFACE / trained["version"] / "report.json"
+    assert json.loads(report.read_text())["reason"] == version.tags["verdict_reason"]
+    never("mtf.evaluation.run.evaluate")
+    assert pipeline.evaluate_policy(settings, SURFACE, [trained]) == judged
+    # of several events the newest version is taken
+    assert pipeline.evaluate_policy(settings, SURFACE, [{"version": "1"}, trained]) == judged
+
+
+def test_after_a_verdict_that_is_no_pass_the_champions_next_box_is_asked_for_once(settings, trained, judged):
+    tag(settings, SURFACE, trained["version"], {"verdict": "inconclusive"})
+    store = open_store(settings=settings)
+    found = pipeline.refresh_exploration(settings, SURFACE, [trained])
+    assert (found["of"], found["verdict"]) == ("champion", "inconclusive")
+    box = read_exploration(settings.state_dir / "exploration" / SURFACE / f"{trained['version']}.json")
+    assert box.sha == found["box"]
+    assert store.exists(f"exploration/{SURFACE}/{box.sha}.json")
+    asked = [intent for _, intent in open_intents(store, SURFACE) if intent.action == "explore"]
+    assert [intent.exploration.half_width for intent in asked] == [box.half_width]
+    assert pipeline.refresh_exploration(settings, SURFACE, [trained]) == found
+    assert len([i for _, i in open_intents(store, SURFACE) if i.action == "explore"]) == 1
+    with pytest.raises(SkipError, match=f"version {trained['version']}: inconclusive, not pass"):
+        pipeline.deploy_canary(settings, SURFACE, [trained])
+
+
+def test_after_a_pass_the_box_is_the_candidates_and_a_canary_is_asked_for_once(settings, second):
+    candidate = second
+    champion = read_latest(open_store(settings=settings), SURFACE).champion
+    verdict = {"verdict": "pass", "verdict_reason": "It is better.", "verdict_baseline": champion.sha}
+    tag(settings, SURFACE, candidate["version"], verdict)
+    found = pipeline.refresh_exploration(settings, SURFACE, [candidate])
+    assert found["of"] == "candidate"
+    box = json.loads(find_version(settings, SURFACE, candidate["version"]).tags["box"])
+    assert box["sha"] == found["box"]
+    asked = pipeline.deploy_canary(settings, SURFACE, [candidate])
+    assert find_version(settings, SURFACE, "challenger").version == candidate["version"]
+    store = open_store(settings=settings)
+    (intent,) = (i for name, i in open_intents(store, SURFACE) if name == asked["intent"])
+    assert (intent.action, intent.policy.sha, intent.gate_verdict) == ("start", candidate["policy_sha"], "pass")
+    assert intent.exploration.half_width == tuple(box["half_width"])
+    assert pipeline.deploy_canary(settings, SURFACE, [candidate]) == asked
+    assert len([i for _, i in open_intents(store, SURFACE) if i.action == "start"]) == 1
+
+    # what becomes of it is read from the store alone
+    assert pipeline.rollout_outcome(settings, SURFACE, asked["intent"]) is None
+    answer(store, SURFACE, asked["intent"], Answer(done=False, reason="frozen", generation=1))
+    assert pipeline.rollout_outcome(settings, SURFACE, asked["intent"]) == "refused: frozen"
+    answer(store, SURFACE, asked["intent"], Answer(done=True, reason="", generation=1))
+    assert pipeline.rollout_outcome(settings, SURFACE, asked["intent"]).startswith("ended: a later rollout has begun")
+    latest = read_latest(store, SURFACE)
+    for phase, outcome, says in (("running", None, None), ("idle", "promoted", "promoted: better")):
+        rollout = Rollout(id=asked["intent"], phase=phase, started_ts="", outcome=outcome, reason="better")
+        latest = msgspec.structs.replace(latest, generation=latest.generation + 1, rollout=rollout)
+        write_next(store, latest)
+        assert pipeline.rollout_outcome(settings, SURFACE, asked["intent"]) == says
+
+
+def test_a_candidate_of_older_data_than_the_champions_is_not_deployed(settings, trained, second):
+    tag(settings, SURFACE, second["version"], {"dataset_dt": "2026-03-09"})
+    tag(settings, SURFACE, trained["version"], {"verdict": "pass", "verdict_reason": "x"})
+    store = open_store(settings=settings)
+    latest = read_latest(store, SURFACE)
+    champion = PolicyRef(sha=second["policy_sha"], version=second["version"], uri="")
+    write_next(store, msgspec.structs.replace(latest, generation=latest.generation + 1, champion=champion))
+    try:
+        with pytest.raises(SkipError, match=f"trained on data up to {DT}, the champion's go to 2026-03-09"):
+            pipeline.deploy_canary(settings, SURFACE, [trained])
+    finally:
+        write_next(store, msgspec.structs.replace(latest, generation=latest.generation + 2))
+
+
+def test_what_is_missing_is_named(tmp_path, mlflow_url):
+    empty = Settings(state_dir=tmp_path, mlflow_url=mlflow_url)
+    with pytest.raises(NotFoundError, match="has no deployment document; `mtf up` writes the first one"):
+        pipeline.train_policy(empty, "other")
+    with pytest.raises(NotFoundError, match="surface 'other' has no trained version"):
+        pipeline.evaluate_policy(empty, "other")
+    with pytest.raises(InputError, match=r"spec\.json does not exist"):
+        pipeline.seal_day(empty, "other", DT)
+
+
+def test_a_training_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "surfaces" / "feed" / "pipeline.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"algoritm": "es"}')
+    with pytest.raises(InputError, match=r"pipeline\.json: .*algoritm"):
+        pipeline._training(Settings(state_dir=tmp_path), "feed")
+
+
+def test_the_code_is_named_by_its_commit_and_what_differs_from_it():
+    name = pipeline.code_version()
+    commit, _, rest = name.partition("-dirty-")
+    assert len(commit) == 40 or name.startswith("sources-")
+    assert rest == "" or len(rest) == 12
+    assert pipeline.code_version() == name
