@@ -94,7 +94,9 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from mtf.platform.ports import choose
 
     folder = tmp_path_factory.mktemp("mlflow")
-    port = choose({"mlflow": 2320})["mlflow"]
+    # a server listens only after seconds, so workers that start together would find the same port free
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    port = choose({"mlflow": 2320 + 20 * worker})["mlflow"]
     command = [
         str(Path(sys.executable).parent / "mlflow"),
         "server",
