@@ -7,22 +7,28 @@
 Every policy is deployed, whatever a gate would say; each value is played with common random numbers on users that no log
 holds. A cell is a file: what is there is not run again, so that the study can be stopped and gone on with.
 
-    python -m benchmarks.study run --world var/worlds/personalised --oracle var/oracles/personalised --out var/study \\
+    mtf world make --preset personalised --out var/worlds/personalised
+    python -m benchmarks.study run --world var/worlds/personalised --out var/study --processes 2 \\
         --learners slate_replay,linear_advantage,naive --exploration D3 --seeds 1,2
     python -m benchmarks.study table --out var/study
     python -m benchmarks.study compare --out var/study --world personalised \\
         --pairs slate_replay@D3/naive@D3,slate_replay@D3/slate_replay@D2
+    python -m benchmarks.study quick --out var/study_quick            # an excerpt: an hour on two cores
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +36,22 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
+from mtf.evaluation.gauc import Gauc, weighted_gauc
 from mtf.fileio import write_atomic
+from mtf.fusion import log_fused
 from mtf.learning.run import train_on
 from mtf.policy import Policy, bootstrap_policy
 from mtf.world import oracle
-from mtf.world.explore import Noise, explore, join
-from mtf.world.truth import Truth, true_value
+from mtf.world.explore import Exploring, Noise, explore, join
+from mtf.world.play import play as each_step
+from mtf.world.truth import Truth, reward_weights, true_value
 from mtf.world.world import World
 
 TRUTH_SEED = 990_001
+GAUC_SEED, GAUC_USERS = 990_002, 3000
 FIRST_DAY = datetime.date(2026, 1, 1)
 GAUSSIAN_SD = 0.2
+QUICK = "slate_replay,linear_advantage,corner,plug_in,naive"
 
 
 def main() -> None:
@@ -56,6 +67,7 @@ def main() -> None:
     run.add_argument("--box", type=float, default=0.3)
     run.add_argument("--fresh", action="store_true", help="train on the newest day alone")
     run.add_argument("--truth-users", type=int, default=40_000)
+    run.add_argument("--processes", type=int, default=1, help="cells at once, a thread each")
     run.add_argument("--out", type=Path, required=True)
     table = commands.add_parser("table", help="print what is there")
     table.add_argument("--out", type=Path, required=True)
@@ -64,7 +76,13 @@ def main() -> None:
     compare.add_argument("--out", type=Path, required=True)
     compare.add_argument("--world", required=True)
     compare.add_argument("--pairs", required=True, help="learner@D/learner@D, with commas; `start` for the start")
+    quick = commands.add_parser("quick", help="an excerpt: personalised and null, five learners, two seeds")
+    quick.add_argument("--out", type=Path, required=True)
+    quick.add_argument("--users", type=int, default=20_000)
     options = parser.parse_args()
+    if options.command == "quick":
+        excerpt(options.out, options.users)
+        return
     if options.command == "compare":
         print(paired(options.out, options.world, [tuple(pair.split("/")) for pair in options.pairs.split(",")]))
         return
@@ -86,14 +104,46 @@ def main() -> None:
         for exploration in options.exploration.split(",")
         for learner in options.learners.split(",")
     ]
-    world = World.load(options.world)
-    truth = _Truths(world, options.truth_users)
-    with tqdm(cells, unit="cell") as bar:
-        for cell in bar:
-            bar.set_postfix_str(f"{cell['learner']} {cell['exploration']} seed {cell['seed']}")
-            path = options.out / f"{_name(cell)}.json"
-            if not path.exists():
-                write_atomic(path, json.dumps({**cell, "rounds": list(play(world, cell, truth))}, indent=1).encode())
+    run_cells(options.world, cells, options.out, options.truth_users, options.processes)
+
+
+def run_cells(world: Path, cells: list[dict[str, Any]], out: Path, truth_users: int, processes: int) -> None:
+    """Run those of `cells` that have no file in `out`, each in a thread of its own process."""
+    todo = [cell for cell in cells if not (out / f"{_name(cell)}.json").exists()]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool, tqdm(total=len(todo), unit="cell") as bar:
+        for done in as_completed([pool.submit(run_cell, world, cell, out, truth_users) for cell in todo]):
+            bar.set_postfix_str(done.result())
+            bar.update()
+
+
+def run_cell(folder: Path, cell: dict[str, Any], out: Path, truth_users: int) -> str:
+    """Play one cell and write its file; returns its name."""
+    truth = _truths(folder, truth_users)
+    began = time.perf_counter()
+    rounds = list(play(truth.world, cell, truth))
+    seconds = time.perf_counter() - began
+    write_atomic(out / f"{_name(cell)}.json", json.dumps({**cell, "seconds": seconds, "rounds": rounds}, indent=1).encode())
+    return f"{cell['learner']} {cell['exploration']} seed {cell['seed']}"
+
+
+def excerpt(out: Path, users: int) -> None:
+    """What an hour on two cores can show, and says of itself that it is an excerpt."""
+    for preset, learners in (("personalised", QUICK), ("null", "slate_replay,linear_advantage")):
+        world = out / "worlds" / preset
+        if not world.exists():
+            World.make(preset).save(world)
+        cells = [
+            {"world": preset, "learner": learner, "exploration": exploration, "seed": seed, "users": users, "days": 3, "box": 0.3}
+            | {"pooled": True}
+            for seed in (1, 2)
+            for learner in learners.split(",")
+            for exploration in (("D1", "D2", "D3") if learner == "slate_replay" and preset == "personalised" else ("D3",))
+        ]
+        run_cells(world, cells, out, 40_000, 2)
+    print("Excerpt: two seeds a cell; docs/study.md has the whole.")
+    print(render(out, None))
+    print(paired(out, "personalised", [("slate_replay@D3", f"{other}@D3") for other in QUICK.split(",")[1:]]))
 
 
 def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[str, Any]]:
@@ -146,17 +196,57 @@ class _Truths:
 
     def __init__(self, world: World, users: int) -> None:
         self.world, self.users = world, min(users, world.n_users)
-        self.start = self._play(bootstrap_policy(world.spec))
+        self.shown = _Shown(world)
+        start = bootstrap_policy(world.spec)
+        self.start, self.start_gauc = self._play(start), self.shown.gauc(start)
 
     def of(self, policy: Policy) -> dict[str, Any]:
-        """Lifts over the start with standard errors: session reward, discounted, valid consumption, duration."""
+        """Lifts over the start with standard errors: session reward, discounted; behaviours (UVC and UDT are valid and
+        duration of the paper); MTF-GAUC of both on the same impressions."""
         found = self._play(policy)
         (lift, se), (discounted, discounted_se) = (found.lift_over(self.start, discounted=d) for d in (False, True))
         metrics = {m: found.metrics[m] / self.start.metrics[m] - 1 for m in ("valid", "duration", "like", "requests")}
-        return {"lift": lift, "se": se, "discounted": discounted, "discounted_se": discounted_se, "metrics": metrics}
+        gauc = {"start": self.start_gauc.value, "value": self.shown.gauc(policy).value}
+        return {
+            "lift": lift,
+            "se": se,
+            "discounted": discounted,
+            "discounted_se": discounted_se,
+            "metrics": metrics,
+            "gauc": gauc,
+        }
 
     def _play(self, policy: Policy) -> Truth:
         return true_value(self.world, policy, self.users, TRUTH_SEED)
+
+
+class _Shown:
+    """Impressions of users that the start's box served, for MTF-GAUC: what a log of the first day would offer it."""
+
+    def __init__(self, world: World) -> None:
+        self.spec = spec = world.spec
+        served = Exploring(bootstrap_policy(spec), 0.3, seed=GAUC_SEED)
+        users = world.sample_users(GAUC_USERS, FIRST_DAY.isoformat(), GAUC_SEED)
+        cohort = world.cohort(users, dt=FIRST_DAY.isoformat(), seed=GAUC_SEED, width=8192)
+        weights, parts = reward_weights(world), []
+        for seen, state, shown, feedback in each_step(cohort, served):
+            scores = np.take_along_axis(seen.scores, shown[..., None], axis=1)
+            parts.append((seen.rows, state, scores, feedback.valid, feedback.behaviours() @ weights))
+        self.user, self.state, self.scores, self.valid, self.reward = (np.concatenate(part) for part in zip(*parts, strict=True))
+
+    def gauc(self, policy: Policy) -> Gauc:
+        """MTF-GAUC of the policy's final scores."""
+        final = log_fused(self.spec, policy.act(self.state), self.scores)
+        user = np.repeat(self.user, self.valid.shape[1])
+        found = weighted_gauc(user, self.valid.ravel(), final.ravel(), self.reward.ravel() + 1.0)
+        assert found is not None, "no user has both a valid and another impression"
+        return found
+
+
+@functools.cache
+def _truths(folder: Path, users: int) -> _Truths:
+    """Loaded and played once a process."""
+    return _Truths(World.load(folder), users)
 
 
 def render(folder: Path, oracles: Path | None) -> str:
