@@ -12,12 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import settings as hypothesis_settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from mtf.policy import Lineage, Policy
 from mtf.settings import Settings
 from mtf.spec import Feature, FusionSpec, RewardHead
+
+# a busy machine is no failure of the code; everything else is Hypothesis's own choice (with CI set: the same examples each time)
+hypothesis_settings.register_profile("mtf", deadline=None)
+hypothesis_settings.load_profile("mtf")
 
 
 def small_spec(**changes: object) -> FusionSpec:
@@ -116,6 +121,7 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     while _get(f"{url}/health") is None:
         assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
         time.sleep(0.2)
+    assert server.poll() is None, "another server answers on its port"
     yield url
     os.killpg(server.pid, 15)
     server.wait(timeout=20)

@@ -182,6 +182,14 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bundle(tmp_path):
     assert 200 <= int(resumed) < 1200
 
 
+def torchrun():
+    """A command that starts two processes; its port is chosen right before it is used."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = ("--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1]))
+    return (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *where)
+
+
 def test_processes_in_parallel_see_the_losses_of_one(tmp_path):
     script = tmp_path / "parallel.py"
     script.write_text(
@@ -205,11 +213,7 @@ def test_processes_in_parallel_see_the_losses_of_one(tmp_path):
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        where = ("--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1]))
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *where)
-    (one, alone), (two, together) = curve(sys.executable), curve(*torchrun)
+    (one, alone), (two, together) = curve(sys.executable), curve(*torchrun())
     assert (one, two) == (1, 2)
     for a, b in zip(alone, together, strict=True):
         assert a["td_error"] == pytest.approx(b["td_error"], rel=1e-3)
@@ -224,12 +228,9 @@ def test_the_command_under_torchrun_writes_one_bundle_like_that_of_one_process(t
     mtf = Path(sys.executable).parent / "mtf"
     settings = ("--set", "batch=64", "--set", "critics=2", "--set", "distil_steps=20", "--steps", "60")
     common = ("train", "--transitions", str(rows), "--algorithm", "integrated_rl", *settings, "--out")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        where = ("--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1]))
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *where, str(mtf))
-    for command, name in (((str(mtf),), "one"), (torchrun, "two")):
-        done = subprocess.run([*command, *common, str(tmp_path / name)], capture_output=True, text=True, check=False, timeout=300)
+    for name in ("one", "two"):
+        command = (*(torchrun() if name == "two" else ()), str(mtf), *common, str(tmp_path / name))
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / name / "train.json").read_text())["algorithm"]["curve"] for name in ("one", "two"))
     # rounding apart, a step is the same step
