@@ -75,6 +75,7 @@ def main() -> None:
     compare = commands.add_parser("compare", help="paired differences over seeds, Holm over the pairs")
     compare.add_argument("--out", type=Path, required=True)
     compare.add_argument("--world", required=True)
+    compare.add_argument("--users", type=int, default=20_000, help="a day, of the cells to compare")
     compare.add_argument("--pairs", required=True, help="learner@D/learner@D, with commas; `start` for the start")
     quick = commands.add_parser("quick", help="an excerpt: personalised and null, five learners, two seeds")
     quick.add_argument("--out", type=Path, required=True)
@@ -84,7 +85,7 @@ def main() -> None:
         excerpt(options.out, options.users)
         return
     if options.command == "compare":
-        print(paired(options.out, options.world, [tuple(pair.split("/")) for pair in options.pairs.split(",")]))
+        print(paired(options.out, options.world, [tuple(pair.split("/")) for pair in options.pairs.split(",")], options.users))
         return
     if options.command == "table":
         print(render(options.out, options.oracles))
@@ -143,7 +144,7 @@ def excerpt(out: Path, users: int) -> None:
         run_cells(world, cells, out, 40_000, 2)
     print("Excerpt: two seeds a cell; docs/study.md has the whole.")
     print(render(out, None))
-    print(paired(out, "personalised", [("slate_replay@D3", f"{other}@D3") for other in QUICK.split(",")[1:]]))
+    print(paired(out, "personalised", [("slate_replay@D3", f"{other}@D3") for other in QUICK.split(",")[1:]], users))
 
 
 def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[str, Any]]:
@@ -287,7 +288,7 @@ def over_seeds(lifts: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
     return float(lifts.mean()), float(np.hypot(spread, errors.mean()))
 
 
-def paired(folder: Path, world: str, pairs: list[tuple[str, ...]]) -> str:
+def paired(folder: Path, world: str, pairs: list[tuple[str, ...]], users: int) -> str:
     """A line a pair: mean difference of the last lifts over the seeds that both have, t-test, p-values after Holm.
 
     The policies of a pair are judged by the same users, so what they share cancels; the spread over seeds holds what is left.
@@ -296,7 +297,7 @@ def paired(folder: Path, world: str, pairs: list[tuple[str, ...]]) -> str:
     last = {
         (f"{c['learner']}@{c['exploration']}", c["seed"]): c["rounds"][-1]["lift"]
         for c in cells
-        if c["world"] == world and c["pooled"]
+        if c["world"] == world and c["pooled"] and c["users"] == users
     }
     found = []
     for one, other in pairs:
