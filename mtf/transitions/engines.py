@@ -90,7 +90,11 @@ class DuckDB:
 
 
 class Spark:
-    """Spark on this machine, or the master that SPARK_MASTER names; needs the `spark` extra and Java."""
+    """Spark on this machine, or the master that SPARK_MASTER names; needs the `spark` extra and Java.
+
+    It spills to SPARK_LOCAL_DIRS or the system's temporary folder, not to `scratch`: a JVM keeps to the folder of its first
+    session, and would make a deleted one again.
+    """
 
     def __init__(self, scratch: Path, threads: int) -> None:
         try:
@@ -106,7 +110,6 @@ class Spark:
             .config("spark.driver.memory", "2g")
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.driver.bindAddress", "127.0.0.1")
-            .config("spark.local.dir", str(scratch))
             .config("spark.sql.shuffle.partitions", "8")
             .config("spark.sql.session.timeZone", "UTC")
             .getOrCreate()

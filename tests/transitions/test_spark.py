@@ -76,6 +76,7 @@ def test_spark_and_duckdb_agree_on_a_day_with_everything_in_it(tmp_path: Path) -
         ]
         files = [out / f"dt={DT}" / "carry" / f"{kind}.parquet" for kind in ("requests", "feedback")]
         files += [out / f"dt={dt}" / "transitions.parquet" for dt in (DT, NEXT)]
+        assert not list(out.glob(".*spill*")), "what was spilled stayed"
         built[engine] = [accounts(b) for b in days], [f.read_bytes() for f in files]
     (first, second), _ = built["duckdb"]
     assert (first["carried"], second["rows"]) == (6, 6 * 4 + 6)
