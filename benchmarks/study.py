@@ -91,21 +91,28 @@ def main() -> None:
         print(render(options.out, options.oracles))
         return
     cells = [
-        {
-            "world": options.world.name,
-            "learner": learner,
-            "exploration": exploration,
-            "seed": int(seed),
-            "users": options.users,
-            "days": options.days,
-            "box": options.box,
-            "pooled": not options.fresh,
-        }
+        cell_of(options.world.name, learner, exploration, int(seed), options.users, options.days, options.box, not options.fresh)
         for seed in options.seeds.split(",")
         for exploration in options.exploration.split(",")
         for learner in options.learners.split(",")
     ]
     run_cells(options.world, cells, options.out, options.truth_users, options.processes)
+
+
+def cell_of(
+    world: str, learner: str, exploration: str, seed: int, users: int, days: int = 3, box: float = 0.3, pooled: bool = True
+) -> dict[str, Any]:
+    """What a cell is; its file is named by all of it."""
+    return {
+        "world": world,
+        "learner": learner,
+        "exploration": exploration,
+        "seed": seed,
+        "users": users,
+        "days": days,
+        "box": box,
+        "pooled": pooled,
+    }
 
 
 def run_cells(world: Path, cells: list[dict[str, Any]], out: Path, truth_users: int, processes: int) -> None:
@@ -135,8 +142,7 @@ def excerpt(out: Path, users: int) -> None:
         if not world.exists():
             World.make(preset).save(world)
         cells = [
-            {"world": preset, "learner": learner, "exploration": exploration, "seed": seed, "users": users, "days": 3, "box": 0.3}
-            | {"pooled": True}
+            cell_of(preset, learner, exploration, seed, users)
             for seed in (1, 2)
             for learner in learners.split(",")
             for exploration in (("D1", "D2", "D3") if learner == "slate_replay" and preset == "personalised" else ("D3",))
