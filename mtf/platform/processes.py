@@ -19,6 +19,7 @@ from typing import Any
 from xmlrpc.client import Fault, ServerProxy, Transport
 
 import psutil
+from supervisor.xmlrpc import Faults
 
 from mtf.errors import MtfError
 from mtf.platform.state import MARKER, Platform, Secrets, read_secrets, socket_file
@@ -47,14 +48,13 @@ class Supervisor:
     def start(self, *names: str) -> None:
         """Start programs that do not run yet; does not wait for them."""
         for name in names:
-            if self.states()[name] not in ("RUNNING", "STARTING"):
-                self._call("startProcess", name, False)
+            # not asked first: supervisord restarts what died, and may do so between the answer and the call
+            self._call("startProcess", name, False, unless=Faults.ALREADY_STARTED)
 
     def stop(self, *names: str) -> None:
         """Stop programs and wait until they are gone."""
         for name in names:
-            if self.states()[name] in ("RUNNING", "STARTING", "BACKOFF"):
-                self._call("stopProcess", name, False)
+            self._call("stopProcess", name, False, unless=Faults.NOT_RUNNING)
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
             states = self.states()
@@ -76,10 +76,13 @@ class Supervisor:
         self._call("stopAllProcesses", False)
         self._call("shutdown")
 
-    def _call(self, method: str, *arguments: object) -> Any:
+    def _call(self, method: str, *arguments: object, unless: int | None = None) -> Any:
+        """unless: the fault that says that there is nothing to do."""
         try:
             return getattr(self._rpc.supervisor, method)(*arguments)
         except Fault as fault:
+            if fault.faultCode == unless:
+                return None
             raise MtfError(f"supervisor {method}{arguments}: {fault.faultString}") from fault
         except (OSError, http.client.HTTPException) as error:
             raise MtfError(f"supervisor does not answer at {self._path}: {error}; run `mtf down`, then `mtf up`") from error

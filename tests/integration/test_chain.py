@@ -37,9 +37,10 @@ def played(tmp_path_factory):
 
     def say(line: str) -> None:
         if "seal_day" in line and "success" in line and not killed:
-            pids = running(settings).pids()
-            for name in AIRFLOW:
-                os.kill(pids[name], signal.SIGKILL)
+            pids = [running(settings).pids()[name] for name in AIRFLOW]
+            assert all(pids), f"not all of Airflow runs: {pids}"  # 0 would be this process's own group
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
             killed.append(line)
             start_airflow(settings, say=lambda _: None)
 
