@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# before NumPy is loaded: its BLAS reads this once, and threads of parallel tests that spin take each other's cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import settings as hypothesis_settings
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from mtf.policy import Lineage, Policy
 from mtf.settings import Settings

@@ -21,7 +21,6 @@ from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch, Box, tensors
 from mtf.learning.step import shorten
-from mtf.learning.threads import fixed_threads
 from mtf.learning.trainer import Agent, TrainerConfig, fit
 from mtf.learning.value import Value
 
@@ -81,15 +80,14 @@ def run(
     checkpoints: Checkpoints | None,
 ) -> Learned:
     """Train what `make` makes on the explored rows and return its actions, shortened to `max_rms_step`."""
-    with fixed_threads(1):
-        scale = max(float(value.ret.std()), 1e-6)
-        rows = tensors(problem, scale)
-        agent = make(problem, rows, torch.Generator().manual_seed(seed))
-        held = users_held_out(problem, config.held_out)
-        pool, kept = (torch.from_numpy(np.flatnonzero(of & problem.signal)) for of in (~held, held))
-        trained = fit(agent, rows, pool, kept, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)
-        with torch.no_grad():
-            (move,) = problem.data.arrays.build(len(rows), lambda some: (agent.move(rows.part(some)).numpy(),))
+    scale = max(float(value.ret.std()), 1e-6)
+    rows = tensors(problem, scale)
+    agent = make(problem, rows, torch.Generator().manual_seed(seed))
+    held = users_held_out(problem, config.held_out)
+    pool, kept = (torch.from_numpy(np.flatnonzero(of & problem.signal)) for of in (~held, held))
+    trained = fit(agent, rows, pool, kept, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)
+    with torch.no_grad():
+        (move,) = problem.data.arrays.build(len(rows), lambda some: (agent.move(rows.part(some)).numpy(),))
     step = shorten(problem.moves(problem.step_action(move)), config.max_rms_step, problem.half_width > 0, problem.data.arrays)
     report: dict[str, Any] = {
         "rms_wanted": step.rms_wanted,

@@ -15,7 +15,6 @@ import numpy as np
 from mtf import box
 from mtf.learning.config import Config
 from mtf.learning.problem import Z_CLIP, Problem
-from mtf.learning.threads import fixed_threads
 from mtf.policy import Lineage, Policy
 from mtf.transitions.arrays import Arrays, chunks
 
@@ -108,8 +107,7 @@ def _fit(
         layers = [(np.zeros((z.shape[1], target.shape[1])), np.zeros(target.shape[1]))]
     else:
         hidden = config.hidden
-        with fixed_threads(1):
-            layers = _mlp(z, left, room_below, room_above, hidden, config.distil_steps, seed)
+        layers = _mlp(z, left, room_below, room_above, hidden, config.distil_steps, seed)
     for i, (weight, bias) in enumerate(layers):
         last = i == len(hidden)
         arrays[f"weight_{i}"] = weight * problem.unit if last else weight

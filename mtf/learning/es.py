@@ -20,7 +20,6 @@ from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.slates import plug_in_weights, top_scores
-from mtf.learning.threads import fixed_threads
 from mtf.learning.value import Value
 
 
@@ -74,10 +73,9 @@ def learn(problem: Problem, value: Value, config: EvolutionConfig, *, seed: int,
         {"bounds": [low.tolist(), high.tolist()], "popsize": config.population, "seed": seed + 1, "verbose": -9},
     )
     before = float(worth @ slate_means(start.astype(np.float32)))
-    with fixed_threads(1):
-        for _ in progress.over(range(config.steps), "es"):
-            settings = search.ask()
-            search.tell(settings, [-float(worth @ slate_means(np.asarray(s, np.float32))) for s in settings])
+    for _ in progress.over(range(config.steps), "es"):
+        settings = search.ask()
+        search.tell(settings, [-float(worth @ slate_means(np.asarray(s, np.float32))) for s in settings])
     best = np.asarray(search.result.xbest, np.float32)
     report = {
         "objective": "plug-in reward a request of the slates that one setting ranks on logged candidates",

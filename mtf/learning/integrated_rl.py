@@ -30,7 +30,6 @@ from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch, act, tensors
 from mtf.learning.step import shorten
-from mtf.learning.threads import fixed_threads
 from mtf.learning.trainer import Agent, Trained, TrainerConfig, descend, fit
 from mtf.learning.value import Value
 from mtf.transitions.arrays import chunks
@@ -142,27 +141,24 @@ def learn(
     checkpoints: Checkpoints | None = None,
 ) -> Learned:
     """Train critics and actor for `config.steps` and return the actor's actions, shortened to `max_rms_step`."""
-    with fixed_threads(1):
-        # rewards are divided, never shifted: phi multiplies values and needs them >= 0
-        scale = max(float(value.ret.std()), 1e-6)
-        rows = tensors(problem, scale, by_head=config.groups == "heads")
-        mediated: dict[str, Any] = {}
-        slates = None
-        if config.form == "slate":
-            from mtf.learning.slate_critics import slate_part
+    # rewards are divided, never shifted: phi multiplies values and needs them >= 0
+    scale = max(float(value.ret.std()), 1e-6)
+    rows = tensors(problem, scale, by_head=config.groups == "heads")
+    mediated: dict[str, Any] = {}
+    slates = None
+    if config.form == "slate":
+        from mtf.learning.slate_critics import slate_part
 
-            slates = slate_part(problem, value, scale, seed=seed, progress=progress)
-            rows, mediated = replace(rows, slate=slates.effects), slates.report
-        if config.bootstrap:
-            rows = replace(rows, weight=_user_weights(problem, rows, config, seed))
-        agent = IntegratedAgent(problem, rows, config, seed, slates)
-        held = users_held_out(problem, config.held_out)
-        pool, kept = (torch.from_numpy(np.flatnonzero(of)) for of in (~held, held))
-        trained = fit(
-            agent, rows, pool, kept, config, seed=seed, name="integrated_rl", progress=progress, checkpoints=checkpoints
-        )
-        with torch.no_grad():
-            return _result(problem, value, config, agent, rows, held, scale, trained, mediated)
+        slates = slate_part(problem, value, scale, seed=seed, progress=progress)
+        rows, mediated = replace(rows, slate=slates.effects), slates.report
+    if config.bootstrap:
+        rows = replace(rows, weight=_user_weights(problem, rows, config, seed))
+    agent = IntegratedAgent(problem, rows, config, seed, slates)
+    held = users_held_out(problem, config.held_out)
+    pool, kept = (torch.from_numpy(np.flatnonzero(of)) for of in (~held, held))
+    trained = fit(agent, rows, pool, kept, config, seed=seed, name="integrated_rl", progress=progress, checkpoints=checkpoints)
+    with torch.no_grad():
+        return _result(problem, value, config, agent, rows, held, scale, trained, mediated)
 
 
 class IntegratedAgent(Agent):

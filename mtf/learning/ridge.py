@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import lapack
 
 TAU2_FLOOR = 1e-12
 ITERATIONS = 60
@@ -81,7 +82,7 @@ def empirical_bayes(moments: Moments, group: np.ndarray, prior: np.ndarray | Non
         penalty = np.full(p, jitter / noise)
         for g, t in zip(names, tau2, strict=True):
             penalty[group == g] = 1 / t
-        cov = np.linalg.inv(xx / noise + np.diag(penalty))
+        cov = _inverse(xx / noise + np.diag(penalty))
         mean = cov @ xy / noise
         new = np.empty_like(tau2)
         for i, g in enumerate(names):
@@ -101,6 +102,15 @@ def ridge(moments: Moments, penalty: float | np.ndarray) -> np.ndarray:
     p = len(moments.xx)
     lam = moments.n * np.broadcast_to(np.asarray(penalty, float), (p,)) + 1e-9 * max(float(np.trace(moments.xx)) / p, 1e-30)
     return _solve(moments.xx + np.diag(lam), moments.xy)
+
+
+def _inverse(a: np.ndarray) -> np.ndarray:
+    """Of a symmetric positive definite matrix, by Cholesky: a third of a general inverse's work."""
+    factor, failed = lapack.dpotrf(a.T)
+    if failed:
+        return np.linalg.inv(a)
+    upper, _ = lapack.dpotri(factor, overwrite_c=1)
+    return np.triu(upper) + np.triu(upper, 1).T
 
 
 def _solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""A fixed number of threads: sums are split by thread, so another number would give other last digits."""
+"""A fixed number of threads: sums are split by thread, so another number would give other last digits.
+
+One: a second gains a tenth on an idle machine, and BLAS threads that wait for one another by spinning took 4.5 times as
+long as soon as something else ran (10,000 sessions, two cores).
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,12 @@ from contextlib import contextmanager
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-THREADS = 2
+THREADS = 1
 
 
 @contextmanager
 def fixed_threads(n: int = THREADS) -> Iterator[None]:
-    """Run with `n` threads in NumPy and torch, and deterministic torch kernels; restores what was before.
-
-    Loops of small matrices run with 1: waiting for a second thread costs them more than it brings.
-    """
+    """Run with `n` threads in NumPy and torch, and deterministic torch kernels; restores what was before."""
     import torch
 
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()

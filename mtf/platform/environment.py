@@ -30,7 +30,8 @@ def _mtf(settings: Settings, secrets: Secrets) -> dict[str, str]:
         "MTF_CLOCK": settings.clock,
         "MTF_EXPECTATIONS_DIR": str(settings.expectations_dir),
         "MTF_THREADS": threads,
-        "OMP_NUM_THREADS": threads,
+        # many processes share the machine, and BLAS threads that spin take it from the others
+        "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
         # every task is a new process: without compiled files each one spends 10 to 20 s on compiling what it imports
