@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.study import over_seeds
+from benchmarks.study_report import over_seeds
 from mtf.learning.run import train_on
 from mtf.policy import bootstrap_policy
 from mtf.world.explore import Exploring, Noise, explore, join

@@ -33,15 +33,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from tqdm import tqdm
 
+from benchmarks.study_report import paired, read, render
 from mtf.evaluation.gauc import Gauc, weighted_gauc
 from mtf.fileio import write_atomic
 from mtf.fusion import log_fused
 from mtf.learning.run import train_on
 from mtf.policy import Policy, bootstrap_policy
-from mtf.world import oracle
 from mtf.world.explore import Exploring, Noise, explore, join
 from mtf.world.play import play as each_step
 from mtf.world.truth import Truth, reward_weights, true_value
@@ -51,6 +50,7 @@ TRUTH_SEED = 990_001
 GAUC_SEED, GAUC_USERS = 990_002, 3000
 FIRST_DAY = datetime.date(2026, 1, 1)
 GAUSSIAN_SD = 0.2
+WORLDS = Path(__file__).parents[1] / "docs" / "results" / "worlds.json"
 QUICK = "slate_replay,linear_advantage,corner,plug_in,naive"
 
 
@@ -71,11 +71,11 @@ def main() -> None:
     run.add_argument("--out", type=Path, required=True)
     table = commands.add_parser("table", help="print what is there")
     table.add_argument("--out", type=Path, required=True)
-    table.add_argument("--oracles", type=Path, help="folder of folders with oracle.json, named as the worlds")
     compare = commands.add_parser("compare", help="paired differences over seeds, Holm over the pairs")
     compare.add_argument("--out", type=Path, required=True)
     compare.add_argument("--world", required=True)
-    compare.add_argument("--users", type=int, default=20_000, help="a day, of the cells to compare")
+    for name, kind, usual in (("--users", int, 20_000), ("--days", int, 3), ("--box", float, 0.3)):
+        compare.add_argument(name, type=kind, default=usual, help="of the cells to compare")
     compare.add_argument("--pairs", required=True, help="learner@D/learner@D, with commas; `start` for the start")
     quick = commands.add_parser("quick", help="an excerpt: personalised and null, five learners, two seeds")
     quick.add_argument("--out", type=Path, required=True)
@@ -85,10 +85,11 @@ def main() -> None:
         excerpt(options.out, options.users)
         return
     if options.command == "compare":
-        print(paired(options.out, options.world, [tuple(pair.split("/")) for pair in options.pairs.split(",")], options.users))
+        pairs = [tuple(pair.split("/")) for pair in options.pairs.split(",")]
+        print(paired(read(options.out), options.world, pairs, options.users, options.days, options.box))
         return
     if options.command == "table":
-        print(render(options.out, options.oracles))
+        print(render(read(options.out), json.loads(WORLDS.read_text())))
         return
     cells = [
         cell_of(options.world.name, learner, exploration, int(seed), options.users, options.days, options.box, not options.fresh)
@@ -149,8 +150,8 @@ def excerpt(out: Path, users: int) -> None:
         ]
         run_cells(world, cells, out, 40_000, 2)
     print("Excerpt: two seeds a cell; docs/study.md has the whole.")
-    print(render(out, None))
-    print(paired(out, "personalised", [("slate_replay@D3", f"{other}@D3") for other in QUICK.split(",")[1:]], users))
+    print(render(read(out), json.loads(WORLDS.read_text())))
+    print(paired(read(out), "personalised", [("slate_replay@D3", f"{other}@D3") for other in QUICK.split(",")[1:]], users))
 
 
 def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[str, Any]]:
@@ -254,76 +255,6 @@ class _Shown:
 def _truths(folder: Path, users: int) -> _Truths:
     """Loaded and played once a process."""
     return _Truths(World.load(folder), users)
-
-
-def render(folder: Path, oracles: Path | None) -> str:
-    """Tables a world: mean last lift over seeds with the standard error of that mean, round by round."""
-    cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    lines = []
-    for world in sorted({cell["world"] for cell in cells}):
-        best = oracle.read(oracles / world / "oracle.json").gain("best") if oracles is not None else None
-        head = f"{world}: headroom {best.lift:+.1%} (SE {best.se:.1%})" if best is not None else world
-        lines += ["", head, f"{'learner':<34} {'data':<4} {'users':>7} {'seeds':>5}  lift over the start, % (SE), by round"]
-        of = [cell for cell in cells if cell["world"] == world]
-        keys = sorted({(c["exploration"], c["users"], c["learner"], c["pooled"]) for c in of})
-        ranked = sorted(keys, key=lambda key: (key[0], key[1], -np.mean([c["rounds"][-1]["lift"] for c in _of(of, key)])))
-        for key in ranked:
-            group = _of(of, key)
-            rounds = []
-            for number in range(len(group[0]["rounds"])):
-                lifts = np.array([c["rounds"][number]["lift"] for c in group])
-                errors = np.array([c["rounds"][number]["se"] for c in group])
-                mean, se = over_seeds(lifts, errors)
-                rounds.append(f"{100 * mean:+6.1f} ({100 * se:.1f})")
-            share = (
-                f"  {np.mean([c['rounds'][-1]['lift'] for c in group]) / best.lift:.0%} of headroom"
-                if best and best.z > 3
-                else ""
-            )
-            name = key[2] + ("" if key[3] else " (fresh)")
-            lines.append(f"{name:<34} {key[0]:<4} {key[1]:>7,} {len(group):>5}  {' '.join(rounds)}{share}")
-    return "\n".join(lines)
-
-
-def over_seeds(lifts: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
-    """Mean lift [seeds] and its standard error, `errors` those of the single truths.
-
-    The same users judge every seed: their error is shared and does not fall with the seeds.
-    """
-    spread = lifts.std(ddof=1) / np.sqrt(len(lifts)) if len(lifts) > 1 else 0.0
-    return float(lifts.mean()), float(np.hypot(spread, errors.mean()))
-
-
-def paired(folder: Path, world: str, pairs: list[tuple[str, ...]], users: int) -> str:
-    """A line a pair: mean difference of the last lifts over the seeds that both have, t-test, p-values after Holm.
-
-    The policies of a pair are judged by the same users, so what they share cancels; the spread over seeds holds what is left.
-    """
-    cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    last = {
-        (f"{c['learner']}@{c['exploration']}", c["seed"]): c["rounds"][-1]["lift"]
-        for c in cells
-        if c["world"] == world and c["pooled"] and c["users"] == users
-    }
-    found = []
-    for one, other in pairs:
-        seeds = sorted(s for name, s in last if name == one and (other == "start" or (other, s) in last))
-        away = np.array([last[one, s] - (0.0 if other == "start" else last[other, s]) for s in seeds])
-        if len(away) < 2:
-            raise SystemExit(f"{one} / {other}: {len(away)} seeds in common; run at least two")
-        se = float(away.std(ddof=1) / np.sqrt(len(away)))
-        found.append((one, other, len(away), float(away.mean()), se, float(stats.ttest_1samp(away, 0).pvalue)))
-    order = np.argsort([p for *_, p in found])
-    holm = np.empty(len(found))
-    holm[order] = np.maximum.accumulate([min(1.0, found[i][-1] * (len(found) - rank)) for rank, i in enumerate(order)])
-    lines = [f"{world}: difference of true session reward, points of the start's (SE over seeds)"]
-    for (one, other, n, mean, se, _), p in zip(found, holm, strict=True):
-        lines.append(f"{one:<24} - {other:<24} {n:>3} seeds {100 * mean:+7.2f} ({100 * se:.2f})   p {p:.4f} (Holm)")
-    return "\n".join(lines)
-
-
-def _of(cells: list[dict[str, Any]], key: tuple[Any, ...]) -> list[dict[str, Any]]:
-    return [c for c in cells if (c["exploration"], c["users"], c["learner"], c["pooled"]) == key]
 
 
 def _name(cell: dict[str, Any]) -> str:
