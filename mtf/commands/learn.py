@@ -57,6 +57,7 @@ def train(
       mtf train --transitions var/tour/transitions --algorithm slate_replay --baseline bootstrap --out var/tour/policy
       mtf train --transitions logs.parquet --algorithm integrated_rl --set critics=24 --set lam=1 --out var/policy
     """
+    from mtf.learning import parallel
     from mtf.learning.run import train as run
     from mtf.spec import FusionSpec
 
@@ -80,6 +81,8 @@ def train(
         dataset_md5=dataset_md5,
         dataset_revision=dataset_revision,
     )
+    if not parallel.first():
+        return
     report = result.report
     rows, step = report["rows"], report["step"]
     click.echo(f"policy   {result.sha}")

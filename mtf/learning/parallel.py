@@ -23,6 +23,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def first() -> bool:
+    """Is this the process that speaks for all? True also before they have joined and after they have left."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def mean(value: torch.Tensor) -> torch.Tensor:
     """The mean of `value` over the processes."""
     if size() == 1:

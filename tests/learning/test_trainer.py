@@ -232,6 +232,7 @@ def test_the_command_under_torchrun_writes_one_bundle_like_that_of_one_process(t
         command = (*(torchrun() if name == "two" else ()), str(mtf), *common, str(tmp_path / name))
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
+        assert done.stdout.count("policy  ") == 1
     one, two = (json.loads((tmp_path / name / "train.json").read_text())["algorithm"]["curve"] for name in ("one", "two"))
     # rounding apart, a step is the same step
     assert one[0]["td_error"] == pytest.approx(two[0]["td_error"], rel=1e-3)
