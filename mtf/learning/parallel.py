@@ -39,11 +39,11 @@ def mean(value: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the processes that torchrun started (gloo on CPU, NCCL where each has a GPU), and leave them again."""
+    """Join the processes that torchrun started (gloo: rows and parameters are on the CPU), and leave them again."""
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("gloo")
     try:
         yield
     finally:
