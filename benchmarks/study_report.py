@@ -4,7 +4,6 @@ GAUC: MTF-GAUC by the label valid; UVC, UDT: lifts, in %, of valid watches and o
 information ceiling, if the best action depends on five features, and on all of them. flat: trainings whose held-out loss
 had stopped falling, of those that take steps. warned: rounds whose training gave a warning.
 
-
 Headroom and the information ceiling come from `docs/results/worlds.json`, the figures that docs/results/worlds.md measured.
 """
 

@@ -105,7 +105,7 @@ def ridge(moments: Moments, penalty: float | np.ndarray) -> np.ndarray:
 
 
 def _inverse(a: np.ndarray) -> np.ndarray:
-    """Of a symmetric positive definite matrix, by Cholesky: a third of a general inverse's work."""
+    """Of a symmetric positive definite matrix, by Cholesky: half of a general inverse's work."""
     factor, failed = lapack.dpotrf(a.T)
     if failed:
         return np.linalg.inv(a)

@@ -37,7 +37,8 @@ def played(tmp_path_factory):
 
     def say(line: str) -> None:
         if "seal_day" in line and "success" in line and not killed:
-            pids = [running(settings).pids()[name] for name in AIRFLOW]
+            found = running(settings).pids()
+            pids = [found[name] for name in AIRFLOW]
             assert all(pids), f"not all of Airflow runs: {pids}"  # 0 would be this process's own group
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
