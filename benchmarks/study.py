@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -51,6 +52,7 @@ GAUC_SEED, GAUC_USERS = 990_002, 3000
 FIRST_DAY = datetime.date(2026, 1, 1)
 GAUSSIAN_SD = 0.2
 WORLDS = Path(__file__).parents[1] / "docs" / "results" / "worlds.json"
+LEARNED = ("used", "direct_effect", "held_out_action", "flat", "plug_in_worth")
 QUICK = "slate_replay,linear_advantage,corner,plug_in,naive"
 
 
@@ -120,10 +122,22 @@ def run_cells(world: Path, cells: list[dict[str, Any]], out: Path, truth_users: 
     """Run those of `cells` that have no file in `out`, each in a thread of its own process."""
     todo = [cell for cell in cells if not (out / f"{_name(cell)}.json").exists()]
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool, tqdm(total=len(todo), unit="cell") as bar:
+    workers = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
+    with workers as pool, tqdm(total=len(todo), unit="cell") as bar:
         for done in as_completed([pool.submit(run_cell, world, cell, out, truth_users) for cell in todo]):
             bar.set_postfix_str(done.result())
             bar.update()
+
+
+def _end_with(parent: int) -> None:
+    """A worker ends when the process that started it was killed, instead of playing its cell to the end for nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_cell(folder: Path, cell: dict[str, Any], out: Path, truth_users: int) -> str:
@@ -191,7 +205,7 @@ def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[st
                 **truth.of(policy),
                 "step": {k: found.report["step"][k] for k in ("rms_y", "edge_share", "mean_abs_move", "shrunk")},
                 "tests": {k: found.report["tests"][k] for k in ("mean_abs_z", "signal_p", "p")},
-                "learned": {k: found.report["algorithm"].get(k) for k in ("used", "direct_effect", "held_out_action", "flat")},
+                "learned": {k: found.report["algorithm"].get(k) for k in LEARNED},
                 "rows": found.report["rows"]["used"],
                 "sessions": found.report["rows"]["sessions"],
                 "warnings": [w.split(":")[0] for w in found.report["warnings"]],

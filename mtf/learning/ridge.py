@@ -13,6 +13,7 @@ from scipy.linalg import lapack
 
 TAU2_FLOOR = 1e-12
 ITERATIONS = 60
+GIVEN = -2
 
 
 @dataclass(frozen=True)
@@ -52,34 +53,52 @@ class Moments:
 
 @dataclass(frozen=True)
 class Posterior:
-    """Coefficients [p] with covariance [p, p]; noise: residual variance; tau2: prior variance of each group."""
+    """Coefficients [p] with covariance [p, p]; noise: residual variance; tau2: prior variance of each group.
+
+    worth: what the prior is worth, s, with its standard deviation; None without a prior.
+    """
 
     mean: np.ndarray
     cov: np.ndarray
     noise: float
     tau2: np.ndarray
+    worth: tuple[float, float] | None = None
 
 
 def empirical_bayes(moments: Moments, group: np.ndarray, prior: np.ndarray | None = None, response: int = 0) -> Posterior:
-    """Bayesian linear regression `y = x b + e` with `b_j ~ N(prior_j, tau2_group(j))`, tau2 by maximum evidence.
+    """Bayesian linear regression `y = x b + e`, `b_j ~ N(s prior_j, tau2_group(j))`, `s ~ N(1, 1)`, tau2 by maximum evidence.
 
     group int [p]: -1 leaves a coefficient free; equal numbers share a tau2. Put columns of one group on one scale.
-    Fixed point of MacKay (1992): `tau2_g = sum_g (b - prior)^2 / (n_g - sum_g cov_jj / tau2_g)`. Where the data show no
-    more spread than their noise, tau2 runs to 0 and the coefficients to their prior.
+    s is what the whole prior is worth. Until data say so, none of it is sure: a slope that the prior alone promises is one
+    standard deviation, however small tau2 may be.
+    Fixed point of MacKay (1992): `tau2_g = sum_g (b - s prior)^2 / (n_g - sum_g cov_jj / tau2_g)`. Where the data show no
+    more spread than their noise, tau2 runs to 0 and the coefficients to s times their prior.
     """
+    if prior is None or not prior.any():
+        return _evidence(moments.xx, moments.xy[:, response], float(moments.yy[response]), moments.n, group)
+    # one more column, x @ prior, whose coefficient is s - 1; its variance is given, those of the groups are found
+    joined = np.column_stack([np.eye(len(prior)), prior])
+    toward = moments.xx @ prior
+    xy = moments.xy[:, response] - toward
+    yy = float(moments.yy[response] - 2 * prior @ moments.xy[:, response] + prior @ toward)
+    xx = np.block([[moments.xx, toward[:, None]], [toward[None], np.array([[prior @ toward]])]])
+    away = _evidence(xx, np.append(xy, prior @ xy), yy, moments.n, np.append(group, GIVEN))
+    worth = 1 + float(away.mean[-1]), float(np.sqrt(away.cov[-1, -1]))
+    return Posterior(joined @ away.mean + prior, joined @ away.cov @ joined.T, away.noise, away.tau2, worth)
+
+
+def _evidence(xx: np.ndarray, xy: np.ndarray, yy: float, n: float, group: np.ndarray) -> Posterior:
+    """`empirical_bayes` around 0; coefficients of group GIVEN have variance 1."""
     p = len(group)
-    prior = np.zeros(p) if prior is None else prior
-    xx, xy = moments.xx, moments.xy[:, response] - moments.xx @ prior
-    yy = float(moments.yy[response] - 2 * prior @ moments.xy[:, response] + prior @ moments.xx @ prior)
-    free = group < 0
-    names = np.unique(group[~free])
+    free, given = group == -1, group == GIVEN
+    names = np.unique(group[group >= 0])
     jitter = 1e-8 * max(float(np.trace(xx)) / max(p, 1), 1e-30)
     base = _solve(xx + np.diag(np.where(free, jitter, 1e-3 * np.diag(xx) + jitter)), xy)
-    noise = max((yy - base @ xy) / max(moments.n, 1.0), 1e-12)
+    noise = max((yy - base @ xy) / max(n, 1.0), 1e-12)
     tau2 = np.array([max(float((base[group == g] ** 2).mean()), TAU2_FLOOR) for g in names])
     mean, cov = base, np.zeros((p, p))
     for _ in range(ITERATIONS):
-        penalty = np.full(p, jitter / noise)
+        penalty = np.where(given, 1.0, jitter / noise)
         for g, t in zip(names, tau2, strict=True):
             penalty[group == g] = 1 / t
         cov = _inverse(xx / noise + np.diag(penalty))
@@ -89,12 +108,12 @@ def empirical_bayes(moments: Moments, group: np.ndarray, prior: np.ndarray | Non
             rows = group == g
             well_determined = max(rows.sum() - float(np.diag(cov)[rows].sum()) / tau2[i], 1e-3)
             new[i] = max(float((mean[rows] ** 2).sum()) / well_determined, TAU2_FLOOR)
-        noise = max((yy - 2 * mean @ xy + mean @ xx @ mean) / max(moments.n, 1.0), 1e-12)
+        noise = max((yy - 2 * mean @ xy + mean @ xx @ mean) / max(n, 1.0), 1e-12)
         settled = np.abs(np.log(new / tau2)).max(initial=0) < 1e-3
         tau2 = new
         if settled:
             break
-    return Posterior(mean + prior, cov, noise, tau2)
+    return Posterior(mean, cov, noise, tau2)
 
 
 def ridge(moments: Moments, penalty: float | np.ndarray) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 1. Each explored request's candidates are re-ranked under a few fresh actions of its own box. l~ is a slate's features less
    their mean over those: what the action alone did to the slate.
-2. The TD residual is regressed on `f = [l~, l~^2, l~ x z]`, shrunk (empirical Bayes) towards the plug-in reward
-   `sum_k w_k pred_k`, the worth of a slate if scores were exact predictions and nothing happened later.
+2. The TD residual is regressed on `f = [l~, l~^2, l~ x z]`, shrunk (empirical Bayes) towards s times the plug-in reward
+   `sum_k w_k pred_k`, the worth of a slate if scores were exact predictions and nothing happened later. What that promise is
+   worth, s ~ N(1, 1), is learned as well: scores that rewards do not bear out move nothing (`ridge.empirical_bayes`).
 3. How f moves with the action needs no outcome: its slopes T in `u x phi` come from the fresh slates alone, so the
    advantage's slopes are `T b`, with covariance `T Cov(b) T'`. Then the step of `step.evidence_step`.
 
@@ -91,6 +92,7 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         "curvature": bend.tolist(),
         "tau": np.sqrt(posterior.tau2).tolist(),
         "plug_in_scale": replay.plug_in_scale,
+        "plug_in_worth": posterior.worth,
         "expected_gain_a_request": _gain(slopes, step.y, bend),
     }
     return Learned(problem.step_action(step.y), report)

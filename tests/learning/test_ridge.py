@@ -79,6 +79,31 @@ def test_without_signal_coefficients_go_to_their_prior():
     np.testing.assert_allclose(again.mean, 0.7, atol=0.02)
 
 
+def test_what_the_prior_is_worth_is_learned_too():
+    """Against the dense formula: prior covariance `tau2 I + prior prior'`, at the variances that were found."""
+    moments, b = drawn(0.1, 2.0, prior=0.5)
+    prior = np.full(60, 0.7)
+    found = empirical_bayes(moments, np.zeros(60, int), prior)
+    precision = np.linalg.inv(found.tau2[0] * np.eye(60) + np.outer(prior, prior))
+    cov = np.linalg.inv(moments.xx / found.noise + precision)
+    mean = cov @ (moments.xy[:, 0] / found.noise + precision @ prior)
+    # the variances settle to 1e-3
+    np.testing.assert_allclose(found.mean, mean, atol=1e-4)
+    np.testing.assert_allclose(found.cov, cov, rtol=0.01, atol=1e-5)
+    assert np.abs(found.mean - b).mean() < 0.1
+
+
+def test_a_prior_that_data_contradict_is_dropped_and_one_without_data_is_one_deviation_sure():
+    prior = np.full(60, 0.7)
+    found = empirical_bayes(drawn(0.0, 1.0)[0], np.zeros(60, int), prior)
+    assert np.abs(found.mean).max() < 0.02
+    assert found.worth == pytest.approx((0, 0), abs=0.02)
+    few = empirical_bayes(Moments.zero(60), np.zeros(60, int), prior)
+    np.testing.assert_allclose(few.mean, prior, atol=1e-6)
+    direction = np.random.default_rng(0).random(60)
+    assert direction @ few.mean == pytest.approx(np.sqrt(direction @ few.cov @ direction), rel=1e-3)
+
+
 def test_free_coefficients_are_least_squares_and_groups_have_their_own_variance():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(3000, 41))
