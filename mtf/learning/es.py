@@ -1,4 +1,5 @@
-"""Evolution strategy: one setting of the weights for everybody, as production finds it before any learning of sessions.
+"""Evolution strategy: one setting of the weights for everybody, or for each segment of requests, as production finds it before
+any learning of sessions.
 
 CMA-ES (Hansen, the `cma` library) maximises the plug-in reward of the slates that a constant action ranks on logged
 candidates: `mean over requests of n_shown * sum_k w_k factor_k mean_pred_k`, w_k the reward's weight of the behaviour that
@@ -28,6 +29,8 @@ class EvolutionConfig(Config):
     """steps: generations of CMA-ES. population: settings a generation. requests: logged requests that each is tried on.
     sigma: first spread, normalised. within_box: search the box around the deployed policy's mean action (False: the whole
         action space; the gate will refuse what lies outside the logged box).
+    segment: name of a state column, cut at its quantiles into `segments` parts, each with a setting of its own; empty: one
+        setting for all.
     max_rms_step is not applied: the search is not a step along slopes.
     """
 
@@ -36,31 +39,66 @@ class EvolutionConfig(Config):
     requests: int = 4000
     sigma: float = 0.1
     within_box: bool = True
+    segment: str = ""
+    segments: int = 3
 
 
 def learn(problem: Problem, value: Value, config: EvolutionConfig, *, seed: int, progress: Progress) -> Learned:
-    """Search, and answer the best setting to every state. Raises InputError where no candidates or no spec were logged."""
+    """Search, and answer the best setting of its segment to every state. Raises InputError where no candidates or no spec were
+    logged, in a segment too, or where no column has that name."""
+    spec, logged = problem.data.spec, problem.data.has_candidates
+    if spec is None or not logged.any():
+        raise InputError("es: needs a spec and the candidates' scores of some requests; log them, or use another algorithm")
+    part, names = _segments(problem, config)
+    worth = _worth(problem, _some(np.flatnonzero(logged), config.requests))
+    action, found = np.empty_like(problem.center), []
+    for number in range(len(names)):
+        mine = part == number
+        rows = _some(np.flatnonzero(mine & logged), config.requests)
+        if not len(rows):
+            raise InputError(f"es: no request with candidates where {names[number]}; use fewer segments, or log more requests")
+        best = _search(problem, config, rows, worth, problem.center[mine].mean(axis=0), seed, progress)
+        action[mine] = best["setting"]
+        found.append({"segment": names[number], "share": float(mine.mean()), **best})
+    report = {"objective": "plug-in reward a request of the slates that a setting ranks on logged candidates", "settings": found}
+    return Learned(action, report)
+
+
+def _segments(problem: Problem, config: EvolutionConfig) -> tuple[np.ndarray, list[str]]:
+    """The segment of each row int [n], and the segments' names; equal values are never parted."""
+    if not config.segment:
+        return np.zeros(len(problem.data), int), ["all"]
+    assert problem.data.spec is not None
+    columns = [feature.name for feature in problem.data.spec.features]
+    if config.segment not in columns:
+        raise InputError(f"--set segment={config.segment}: no such column of the state; there are {', '.join(columns)}")
+    x = np.asarray(problem.data.state[:, columns.index(config.segment)], np.float64)
+    cuts = np.unique(np.quantile(x, np.arange(1, config.segments) / config.segments))
+    cuts = cuts[cuts < x.max()]
+    ends = [f"{config.segment} <= {cut:.4g}" for cut in cuts]
+    return np.searchsorted(cuts, x, side="left"), [*ends, f"{config.segment} > {cuts[-1]:.4g}" if ends else "all"]
+
+
+def _search(
+    problem: Problem,
+    config: EvolutionConfig,
+    rows: np.ndarray,
+    worth: np.ndarray,
+    start: np.ndarray,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """CMA-ES on the requests `rows`, from the setting `start` [A]."""
     import cma
 
-    spec, rows = problem.data.spec, np.flatnonzero(problem.data.has_candidates)
-    if spec is None or not len(rows):
-        raise InputError("es: needs a spec and the candidates' scores of some requests; log them, or use another algorithm")
-    rows = rows[:: max(1, len(rows) // config.requests)][: config.requests]
     scores, count = problem.data.candidates(rows)
     tensor = torch.from_numpy(scores)
 
-    def slate_means(action: np.ndarray) -> np.ndarray:
-        top, real = top_scores(spec, np.broadcast_to(action, (len(rows), len(action))).copy(), tensor, count)
-        return ((top * real[..., None]).sum((0, 1)) / real.sum()).numpy().astype(np.float64)
+    def promised(action: np.ndarray) -> float:
+        wanted = np.broadcast_to(action.astype(np.float32), (len(rows), len(action))).copy()
+        return float(worth @ _means(problem, wanted, tensor, count))
 
-    worth = plug_in_weights(spec) * spec.n_shown
-    if problem.data.behaviour is not None:
-        logged = _logged_means(problem, rows, tensor, count)
-        seen = problem.data.behaviour[rows].mean(axis=0)
-        for k, objective in enumerate(spec.objectives):
-            if worth[k] > 0 and logged[k] > 0:
-                worth[k] *= float(seen[spec.behaviours.index(objective)]) / (spec.n_shown * logged[k])
-    start = problem.center.mean(axis=0).astype(np.float64)
+    start = start.astype(np.float64)
     low, high = (
         (np.maximum(start - problem.half_width, -1), np.minimum(start + problem.half_width, 1))
         if config.within_box
@@ -72,23 +110,40 @@ def learn(problem: Problem, value: Value, config: EvolutionConfig, *, seed: int,
         config.sigma,
         {"bounds": [low.tolist(), high.tolist()], "popsize": config.population, "seed": seed + 1, "verbose": -9},
     )
-    before = float(worth @ slate_means(start.astype(np.float32)))
+    before = promised(start)
     for _ in progress.over(range(config.steps), "es"):
         settings = search.ask()
-        search.tell(settings, [-float(worth @ slate_means(np.asarray(s, np.float32))) for s in settings])
-    best = np.asarray(search.result.xbest, np.float32)
-    report = {
-        "objective": "plug-in reward a request of the slates that one setting ranks on logged candidates",
+        search.tell(settings, [-promised(np.asarray(s)) for s in settings])
+    return {
+        "setting": np.asarray(search.result.xbest, np.float32).tolist(),
         "before": before,
         "after": -float(search.result.fbest),
-        "setting": best.tolist(),
         "evaluations": int(search.result.evaluations),
     }
-    return Learned(np.broadcast_to(best, problem.center.shape).copy(), report)
 
 
-def _logged_means(problem: Problem, rows: np.ndarray, scores: torch.Tensor, count: np.ndarray) -> np.ndarray:
-    """Mean scores [K] of the slates that the logged actions ranked."""
+def _worth(problem: Problem, rows: np.ndarray) -> np.ndarray:
+    """float64 [K]: reward a request of one unit of each head's mean score over the slate, at the level of its behaviour."""
+    spec, data = problem.data.spec, problem.data
+    assert spec is not None
+    worth = plug_in_weights(spec) * spec.n_shown
+    if data.behaviour is not None:
+        scores, count = data.candidates(rows)
+        logged = _means(problem, data.action[rows], torch.from_numpy(scores), count)
+        seen = data.behaviour[rows].mean(axis=0)
+        for k, objective in enumerate(spec.objectives):
+            if worth[k] > 0 and logged[k] > 0:
+                worth[k] *= float(seen[spec.behaviours.index(objective)]) / (spec.n_shown * logged[k])
+    return worth
+
+
+def _means(problem: Problem, action: np.ndarray, scores: torch.Tensor, count: np.ndarray) -> np.ndarray:
+    """Mean scores float64 [K] of the slates that the actions [m, A] rank."""
     assert problem.data.spec is not None
-    top, real = top_scores(problem.data.spec, problem.data.action[rows], scores, count)
+    top, real = top_scores(problem.data.spec, action, scores, count)
     return ((top * real[..., None]).sum((0, 1)) / real.sum()).numpy().astype(np.float64)
+
+
+def _some(rows: np.ndarray, number: int) -> np.ndarray:
+    """At most `number` of the rows, evenly spread."""
+    return rows[:: max(1, len(rows) // number)][:number]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mtf.errors import InputError
@@ -33,15 +34,43 @@ def search(problem, **changes):
 
 def test_it_finds_the_score_that_is_paid_and_stays_in_the_box(problem):
     found = search(problem)
-    setting = np.array(found.report["setting"])
+    (best,) = found.report["settings"]
+    setting = np.array(best["setting"])
     assert (found.action == found.action[0]).all()
     assert (np.abs(setting) <= 0.4 + 1e-6).all()
     # only the watch score is paid: its power rises, the other's falls
     assert setting[1] > 0.2 > -0.2 > setting[0]
-    assert found.report["after"] > found.report["before"]
-    wide = search(problem, within_box=False, sigma=0.4)
-    assert wide.report["after"] >= found.report["after"]
-    assert np.abs(wide.report["setting"]).max() > 0.4
+    assert best["after"] > best["before"]
+    (wide,) = search(problem, within_box=False, sigma=0.4).report["settings"]
+    assert wide["after"] >= best["after"]
+    assert np.abs(wide["setting"]).max() > 0.4
+
+
+def test_each_segment_has_the_setting_of_its_own_candidates(problem):
+    """The watch score says nothing where the first feature is high: there the other one cannot matter either."""
+    data, feature = problem.data, SPEC.features[0].name
+    high = data.state[:, 0] > np.quantile(data.state[:, 0], 0.5)
+    scores = data.candidates(np.arange(len(data)))[0].copy()
+    scores[high, :, 1] = 0.5
+    payload = pa.chunked_array([pa.array([of.astype("<f2").tobytes() for of in scores], pa.binary())])
+    found = search(prepare(replace(data, cand_scores=payload), "logged"), segment=feature, segments=2)
+    low_part, high_part = found.report["settings"]
+    assert low_part["segment"].startswith(f"{feature} <= ")
+    assert high_part["segment"].startswith(f"{feature} > ")
+    assert low_part["share"] == pytest.approx(0.5, abs=0.01)
+    assert low_part["setting"][1] > 0.2
+    assert low_part["after"] > 1.02 * low_part["before"]
+    assert high_part["after"] == pytest.approx(high_part["before"], rel=1e-3)
+    np.testing.assert_allclose(found.action[~high], np.tile(low_part["setting"], (int((~high).sum()), 1)))
+    np.testing.assert_allclose(found.action[high], np.tile(high_part["setting"], (int(high.sum()), 1)))
+
+
+def test_a_segment_that_does_not_exist_and_one_that_is_everybody(problem):
+    with pytest.raises(InputError, match="segment=nobody: no such column of the state; there are"):
+        search(problem, segment="nobody")
+    same = replace(problem.data, state=np.ones_like(problem.data.state))
+    (one,) = search(prepare(same, "logged"), segment=SPEC.features[0].name).report["settings"]
+    assert one["segment"] == "all"
 
 
 def test_the_objective_is_the_reward_that_the_scores_promise(problem):
@@ -52,7 +81,7 @@ def test_the_objective_is_the_reward_that_the_scores_promise(problem):
     scores, count = problem.data.candidates(rows)
     shown = rank(SPEC, np.zeros((len(rows), 4)), scores, count)
     plain = 3 * 0.01 * np.take_along_axis(scores[..., 1], shown, 1).mean()
-    assert found.report["before"] == pytest.approx(plain, rel=1e-4)
+    assert found.report["settings"][0]["before"] == pytest.approx(plain, rel=1e-4)
 
 
 def test_a_score_in_other_units_does_no_harm(problem):
@@ -63,8 +92,9 @@ def test_a_score_in_other_units_does_no_harm(problem):
     shown = rank(SPEC, data.action, scores, count)
     watched = 0.5 * np.take_along_axis(scores[..., 1], shown, 1).sum(axis=1)
     behaviour = np.column_stack([watched, np.zeros(len(data)), np.zeros(len(data))]).astype(np.float32)
-    calibrated = search(prepare(replace(data, behaviour=behaviour), "logged"))
-    assert calibrated.report["before"] == pytest.approx(0.5 * search(problem).report["before"], rel=0.02)
+    (calibrated,) = search(prepare(replace(data, behaviour=behaviour), "logged")).report["settings"]
+    (plain,) = search(problem).report["settings"]
+    assert calibrated["before"] == pytest.approx(0.5 * plain["before"], rel=0.02)
 
 
 def test_it_says_what_it_needs():
