@@ -4,8 +4,8 @@
     D2  a box around the start, all days at once, one training
     D3  a box around the newest policy, a day a round, a training a round
 
-Every policy is deployed, whatever a gate would say; each value is played with common random numbers on users that no log
-holds. A cell is a file: what is there is not run again, so that the study can be stopped and gone on with.
+Every policy is deployed, whatever a gate would say; each value is played with common random numbers in sessions that no
+log holds. A cell is a file: what is there is not run again, so that the study can be stopped and gone on with.
 
     mtf world make --preset personalised --out var/worlds/personalised
     python -m benchmarks.study run --world var/worlds/personalised --out var/study --processes 2 \\
@@ -151,7 +151,7 @@ def run_cell(folder: Path, cell: dict[str, Any], out: Path, truth_users: int) ->
 
 
 def excerpt(out: Path, users: int) -> None:
-    """What an hour on two cores can show, and says of itself that it is an excerpt."""
+    """What half an hour on two cores can show, and says of itself that it is an excerpt."""
     for preset, learners in (("personalised", QUICK), ("null", "slate_replay,linear_advantage")):
         world = out / "worlds" / preset
         if not world.exists():

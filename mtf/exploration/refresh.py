@@ -57,7 +57,7 @@ def refresh(
     with fixed_threads():
         problem = prepare(data, baseline, half_width=half)
         value = fit_value(problem)
-        tests = slope_tests(problem, value)
+        tests = slope_tests(problem, value, problem.current)
         loss, loss_se = exploration_cost(problem, value)
     target = _open(policy, problem)
     before = problem.half_width
@@ -111,11 +111,11 @@ def refresh(
 
 
 def exploration_cost(problem: Problem, value: Value) -> tuple[float, float]:
-    """(reward a request that exploring costs, standard error), by the curvature of the TD residual in u.
+    """(reward a request that exploring around the baseline costs, standard error), by the curvature of the TD residual in u.
 
     With `A = u . c - q . (u^2 - 1/3)` the box's middle earns `sum_d q_d / 3` more than the box: q by least squares.
     """
-    rows = problem.signal
+    rows = problem.current
     varied = problem.half_width > 0
     square = np.square(problem.u[rows][:, varied].astype(np.float64))
     square -= square.mean(axis=0)

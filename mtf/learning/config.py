@@ -39,6 +39,20 @@ class Config:
 
 
 C = TypeVar("C", bound=Config)
+SMALL = 1e-3
+BOUNDS: dict[str, tuple[float, float]] = {
+    "max_rms_step": (SMALL, math.inf),
+    "kappa": (SMALL, math.inf),
+    "beta": (SMALL, math.inf),
+    "sigma": (SMALL, 1),
+    "margin": (0, 0.06),
+    "tau": (0, 1),
+    "expectile": (SMALL, 1 - SMALL),
+    "held_out": (0, 0.9),
+    "population": (2, math.inf),
+    "segments": (2, math.inf),
+}
+"""Least and most of settings that break, or mean nothing, beyond."""
 
 
 def from_dict(kind: type[C], data: Mapping[str, Any], *, strict: bool = True) -> C:
@@ -58,11 +72,13 @@ def from_dict(kind: type[C], data: Mapping[str, Any], *, strict: bool = True) ->
 
 
 def _check(name: str, value: object) -> None:
-    """Counts and widths are at least 1; no setting of any algorithm makes sense below 0."""
-    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-        raise InputError(f"--set {name}={value}: keep it at least 1")
-    if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
-        raise InputError(f"--set {name}={value}: use a finite number that is not below 0")
+    """Counts and widths are at least 1; no setting of any algorithm makes sense below 0; BOUNDS has the others."""
+    least, most = BOUNDS.get(name, (1 if isinstance(value, int) else 0, math.inf))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if not (math.isfinite(value) and least <= value <= most):
+        ends = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise InputError(f"--set {name}={value:g}: keep it {ends}")
 
 
 def with_overrides(kind: type[C], overrides: Mapping[str, str]) -> C:

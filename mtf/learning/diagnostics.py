@@ -11,18 +11,19 @@ from mtf.learning.value import Value
 from mtf.transitions.arrays import chunks
 
 EDGE = 0.9
-Z_SIGNAL = 2.0
 
 
-def slope_tests(problem: Problem, value: Value) -> dict[str, Any]:
+def slope_tests(problem: Problem, value: Value, rows: np.ndarray | None = None) -> dict[str, Any]:
     """Global slopes of the explored rows a half-width, and whether the one-step ones miss something.
+
+    rows: bool [n], those to use (default: all that explored).
 
     delta_slope: of the TD residual on u. return_slope: of G - V(s), the Monte-Carlo one: the same expectation where V is
     right, with more noise. Their difference is the slope of `gamma (G' - V(s'))`: what an action does to the future beyond
     what V credits it with. chi2 tests that all of those are 0 (A degrees of freedom); a small p says that one-step
     slopes are biased. signal_chi2 tests that all slopes of delta are 0.
     """
-    rows = problem.signal
+    rows = problem.signal if rows is None else rows
     if not rows.any():
         return {"mean_abs_z": 0.0, "signal_chi2": 0.0, "signal_p": 1.0, "chi2": 0.0, "p": 1.0, "degrees": 0}
     varied, width = problem.half_width > 0, problem.data.action_width

@@ -28,10 +28,11 @@ from mtf.learning.value import Value
 class EvolutionConfig(Config):
     """steps: generations of CMA-ES. population: settings a generation. requests: logged requests that each is tried on.
     sigma: first spread, normalised. within_box: search the box around the deployed policy's mean action (False: the whole
-        action space; the gate will refuse what lies outside the logged box).
+        action space).
     segment: name of a state column, cut at its quantiles into `segments` parts, each with a setting of its own; empty: one
         setting for all.
-    max_rms_step is not applied: the search is not a step along slopes.
+    What is found is then shortened to the box and to `max_rms_step` as any learner's step is (`step` in the report says what
+    is served): more than that no gate could judge.
     """
 
     steps: int = 40
@@ -146,4 +147,4 @@ def _means(problem: Problem, action: np.ndarray, scores: torch.Tensor, count: np
 
 def _some(rows: np.ndarray, number: int) -> np.ndarray:
     """At most `number` of the rows, evenly spread."""
-    return rows[:: max(1, len(rows) // number)][:number]
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), number)).astype(int)]

@@ -94,7 +94,8 @@ def _evidence(xx: np.ndarray, xy: np.ndarray, yy: float, n: float, group: np.nda
     names = np.unique(group[group >= 0])
     jitter = 1e-8 * max(float(np.trace(xx)) / max(p, 1), 1e-30)
     base = _solve(xx + np.diag(np.where(free, jitter, 1e-3 * np.diag(xx) + jitter)), xy)
-    noise = max((yy - base @ xy) / max(n, 1.0), 1e-12)
+    # from the response's own spread: with as many columns as rows a first fit leaves nothing, and would call that its noise
+    noise = max(yy / max(n, 1.0), 1e-12)
     tau2 = np.array([max(float((base[group == g] ** 2).mean()), TAU2_FLOOR) for g in names])
     mean, cov = base, np.zeros((p, p))
     for _ in range(ITERATIONS):
@@ -108,7 +109,8 @@ def _evidence(xx: np.ndarray, xy: np.ndarray, yy: float, n: float, group: np.nda
             rows = group == g
             well_determined = max(rows.sum() - float(np.diag(cov)[rows].sum()) / tau2[i], 1e-3)
             new[i] = max(float((mean[rows] ** 2).sum()) / well_determined, TAU2_FLOOR)
-        noise = max((yy - 2 * mean @ xy + mean @ xx @ mean) / max(n, 1.0), 1e-12)
+        # what the fit leaves, and what it does not know: without that the fit's own degrees of freedom go for precision
+        noise = max((yy - 2 * mean @ xy + mean @ xx @ mean + float((xx * cov).sum())) / max(n, 1.0), 1e-12)
         settled = np.abs(np.log(new / tau2)).max(initial=0) < 1e-3
         tau2 = new
         if settled:

@@ -195,8 +195,13 @@ def _checkpoints(folder: Path, problem: Problem, algorithm: str, config: Config,
     """Checkpoints that only a training of the same rows, settings, seed and code will take up."""
     digest = hashlib.sha256(f"{algorithm} {seed} {code_sha()} {problem.baseline.sha}".encode())
     digest.update(msgspec.json.encode(config.to_dict(), order="sorted"))
-    for rows in (problem.z, problem.u, problem.center, problem.data.reward, problem.data.terminal):
+    digest.update(f"{problem.gamma} {problem.half_width.tolist()}".encode())
+    data = problem.data
+    read = (problem.z, problem.next_z, problem.u, problem.center, problem.weight, data.reward, data.terminal)
+    for rows in (*read, data.lower, data.upper, data.next_center, data.next_lower, data.next_upper, data.session, data.step):
         digest.update(np.ascontiguousarray(rows).data)
+    for user in data.user_ids:
+        digest.update(f"{user} ".encode())
     return Checkpoints(folder, digest.hexdigest())
 
 

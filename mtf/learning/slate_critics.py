@@ -14,6 +14,7 @@ import torch
 from mtf.errors import InputError
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
+from mtf.learning.ridge import empirical_bayes
 from mtf.learning.slate_replay import Replay, SlateReplayConfig
 from mtf.learning.value import Value
 
@@ -21,7 +22,7 @@ from mtf.learning.value import Value
 @dataclass(frozen=True)
 class SlatePart:
     """effects [n, 2 L]: l~ and l~^2 of the logged slates. slopes [A, P, F], second [A, F], prior [F]: see `Replay`; the prior is
-    in units of the reward scale."""
+    in units of the reward scale, and as much of it as rewards bear out."""
 
     effects: torch.Tensor
     slopes: torch.Tensor
@@ -40,6 +41,10 @@ def slate_part(problem: Problem, value: Value, scale: float, *, seed: int, progr
         )
     replay = Replay(problem, value, SlateReplayConfig(), rows, seed, progress, keep=True)
     assert replay.effects is not None
+    moments = (replay.folds[0] + replay.folds[1]).columns(replay.model)
+    worth, sd = empirical_bayes(moments, replay.group, replay.prior).worth or (0.0, 1.0)
+    # as in `step.evidence_step`: nothing for one standard deviation, all for two; the critics share it, so no spread doubts it
+    trusted = worth * float(np.clip(abs(worth) / sd - 1, 0, 1))
 
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, np.float32))
@@ -48,6 +53,6 @@ def slate_part(problem: Problem, value: Value, scale: float, *, seed: int, progr
         effects=tensor(replay.effects),
         slopes=tensor(replay.slopes),
         second=tensor(replay.second),
-        prior=tensor(replay.prior[replay.effect] / scale),
-        report={"plug_in_scale": replay.plug_in_scale},
+        prior=tensor(trusted * replay.prior[replay.effect] / scale),
+        report={"plug_in_scale": replay.plug_in_scale, "plug_in_worth": (worth, sd), "plug_in_trusted": trusted},
     )

@@ -8,8 +8,8 @@
 3. How f moves with the action needs no outcome: its slopes T in `u x phi` come from the fresh slates alone, so the
    advantage's slopes are `T b`, with covariance `T Cov(b) T'`. Then the step of `step.evidence_step`.
 
-Assumption: the action acts only through these features. Tested in every run on held-out users: what they leave of the
-residual must have no slope on u. Where it has, or where no candidates are logged, `linear_advantage` takes over and says so.
+Assumption: the action acts only through these features. Tested in every run: what they leave of the residual must have no
+slope on u. Where it has, or where no candidates are logged, `linear_advantage` takes over and says so.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from mtf import box
+from mtf.errors import InputError
 from mtf.learning import linear_advantage
 from mtf.learning.linear_advantage import LinearAdvantageConfig
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned, calibration
-from mtf.learning.ridge import Moments, empirical_bayes
+from mtf.learning.ridge import Moments, Posterior, empirical_bayes
 from mtf.learning.slates import plug_in_weights, slate_features
 from mtf.learning.step import Slopes, evidence_step, linear_slopes
 from mtf.learning.value import Value
@@ -37,7 +38,7 @@ CHUNK = 16384
 
 @dataclass(frozen=True, kw_only=True)
 class SlateReplayConfig(LinearAdvantageConfig):
-    """draws: fresh actions a request, in pairs mirrored at the box's middle; more is slower and smoother.
+    """draws: fresh actions a request, in pairs mirrored at the box's middle, 4 at least; more is slower and smoother.
 
     max_z: largest |z| of a direct slope that the assumption survives (10 dimensions without one pass 97 % of the time).
     plug_in: shrink towards the plug-in reward (False: towards no effect).
@@ -60,12 +61,13 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         )
     replay = Replay(problem, value, config, rows, seed, progress)
     fits = [empirical_bayes(replay.folds[1 - f].columns(replay.model), replay.group, replay.prior) for f in (0, 1)]
-    test = replay.direct_effect(fits)
+    both = replay.folds[0] + replay.folds[1]
+    posterior = empirical_bayes(both.columns(replay.model), replay.group, replay.prior)
+    test = direct_effect(posterior, both, replay.model, replay.direct, replay.weight_of_weights)
     if test["max_z"] > config.max_z:
         reason = f"mediation_fails: the residual still has a slope on the action, max |z| {test['max_z']:.1f} > {config.max_z:g}"
         fallen = _fall_back(problem, value, config, reason, seed, progress)
         return Learned(fallen.action, {**fallen.report, "direct_effect": test})
-    posterior = empirical_bayes((replay.folds[0] + replay.folds[1]).columns(replay.model), replay.group, replay.prior)
     b, cov = posterior.mean[replay.effect], posterior.cov[np.ix_(replay.effect, replay.effect)]
     c = replay.slopes @ b
     c_cov = replay.slopes @ cov @ replay.slopes.transpose(0, 2, 1)
@@ -98,6 +100,20 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
     return Learned(problem.step_action(step.y), report)
 
 
+def direct_effect(fit: Posterior, moments: Moments, model: np.ndarray, direct: np.ndarray, weight: float) -> dict[str, Any]:
+    """z of a slope on each u_d in what the slate's features leave of the residual.
+
+    The score `s = U'(y - X m)` of a fit with posterior mean m and covariance C has variance `noise U'U - U'X C X'U` where there
+    is no direct effect: the fit has taken its part of the noise already. model, direct: column numbers of X and U. weight:
+    sum w^2 / sum w; a row of weight w has w times its square in the moments, and w^2 in the score's variance.
+    """
+    ux = moments.xx[np.ix_(direct, model)]
+    score = moments.xy[direct, 0] - ux @ fit.mean
+    variance = weight * (fit.noise * np.diag(moments.xx)[direct] - np.einsum("dp,pq,dq->d", ux, fit.cov, ux))
+    z = np.where(variance > 0, score / np.sqrt(np.maximum(variance, 1e-30)), 0)
+    return {"max_z": float(np.abs(z).max()), "z": z.tolist()}
+
+
 class Replay:
     """One pass over the explored requests: moments of [1 z m | f | u] against delta a fold, and T.
 
@@ -120,6 +136,10 @@ class Replay:
     ) -> None:
         spec = problem.data.spec
         assert spec is not None
+        if config.draws < 4 or config.draws % 2:
+            raise InputError(
+                f"--set draws={config.draws}: keep it even and at least 4; draws come in pairs, each judged by the others"
+            )
         self.problem, self.spec, self.config = problem, spec, config
         self.rng = np.random.default_rng(seed)
         n_slate, p, width = 3 * spec.n_objectives, problem.phi.shape[1], problem.data.action_width
@@ -140,6 +160,8 @@ class Replay:
         self.effects = problem.data.arrays.zeros((len(problem.data), 2 * n_slate)) if keep else None
         columns = n_nuisance + n_effect + width
         self.folds = [Moments.zero(columns) for _ in (0, 1)]
+        weight = problem.weight[rows].astype(np.float64)
+        self.weight_of_weights = float(np.square(weight).sum() / weight.sum())
         around_baseline = problem.current[rows].any()
         # products phi_p phi_z, each once: T's interactions with z are moments of these with the slopes of l~ alone
         left, right = np.triu_indices(p)
@@ -172,29 +194,15 @@ class Replay:
         # interactions l~ x z bend with z, whose mean is about 0: only l~ and l~^2 enter the average curvature
         self.second = np.concatenate([second / max(n_current, 1), np.zeros((width, n_slate * (p - 1)))], axis=1)
 
-    def direct_effect(self, fits: list[Any]) -> dict[str, Any]:
-        """z of a slope on each u_d in what the slate's features leave, on users they were not fitted on.
-
-        Its variance holds the residual's noise and what the fit itself does not know.
-        """
-        slope, variance = np.zeros(len(self.direct)), np.zeros(len(self.direct))
-        for f, fit in enumerate(fits):
-            held = self.folds[f]
-            ux = held.xx[np.ix_(self.direct, self.model)]
-            slope += held.xy[self.direct, 0] - ux @ fit.mean
-            variance += fit.noise * np.diag(held.xx)[self.direct] + np.einsum("dp,pq,dq->d", ux, fit.cov, ux)
-        z = np.where(variance > 0, slope / np.sqrt(np.maximum(variance, 1e-30)), 0)
-        return {"max_z": float(np.abs(z).max()), "z": z.tolist()}
-
     def _slates(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features of the logged slates [m, L] and of `draws` fresh ones [R, m, L]; the fresh actions' u [R, m, A]."""
         data, problem = self.problem.data, self.problem
         scores, count = data.candidates(rows)
         tensor = torch.from_numpy(scores)
-        center, lower, upper = data.center[rows], data.lower[rows], data.upper[rows]
+        center, lower, upper = self._box(rows)
         mid = center + (lower + upper) * 0.5
         fresh, at = [], []
-        for _ in range(max(self.config.draws // 2, 1)):
+        for _ in range(self.config.draws // 2):
             drawn = box.sample(self.rng, center, lower, upper)
             for action in (drawn, 2 * mid - drawn):
                 fresh.append(slate_features(self.spec, action, tensor, count).numpy())
@@ -202,19 +210,31 @@ class Replay:
         logged = slate_features(self.spec, data.action[rows], tensor, count).numpy()
         return logged, np.stack(fresh), np.stack(at)
 
+    def _box(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Center and offsets of where slates are replayed: what was explored, but no wider than the box now.
+
+        A step stays in the box now, and slopes over a wider range are others.
+        """
+        data, unit = self.problem.data, self.problem.unit
+        return data.center[rows], np.maximum(data.lower[rows], -unit), np.minimum(data.upper[rows], unit)
+
     def _chunk(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Design [m, columns]; slopes of [l~, l~^2] in u at each request [m, A, 2 L]; their second derivatives; phi."""
         logged, fresh, u = self._slates(rows)
-        phi, data = self.problem.phi[rows], self.problem.data
+        phi = self.problem.phi[rows]
         mean = fresh.mean(0)
-        effect, fresh_effect = (logged - mean) / self.scale, (fresh - mean) / self.scale
-        square_mean = np.square(fresh_effect).mean(0)
-        square, fresh_square = np.square(effect) - square_mean, np.square(fresh_effect) - square_mean
+        # each draw beside the mean of the other pairs: one that held the draw itself would take 2 / draws off every curve
+        pairs = fresh[0::2] + fresh[1::2]
+        others = np.repeat((pairs.sum(0) - pairs) / (len(fresh) - 2), 2, axis=0)
+        effect, fresh_effect = (logged - mean) / self.scale, (fresh - others) / self.scale
+        squares = np.square(fresh_effect)
+        square, fresh_square = np.square(effect) - squares.mean(0), squares - squares.mean((0, 1))
         interaction = (effect[:, :, None] * phi[:, None, 1:]).reshape(len(rows), -1)
         level = (mean - self.center) / (4 * self.scale)
         x = np.concatenate([phi, level, effect, square, interaction, self.problem.u[rows]], axis=1)
         # u is uniform on +-r, so E[u^2] = r^2 / 3 and the slope is E[u f] / E[u^2]; the second derivative 15 E[P2(u / r) f] / r^2
-        reach = (data.upper[rows] - data.lower[rows]) * 0.5 / self.problem.unit
+        _, lower, upper = self._box(rows)
+        reach = (upper - lower) * 0.5 / self.problem.unit
         inverse = np.where(reach > 0, 1 / np.maximum(reach, 1e-9), 0)
         moved = np.concatenate([fresh_effect, fresh_square], axis=2)
         per_request = np.einsum("rmd,rml->mdl", u, moved) * (3 / len(u) * inverse**2)[:, :, None]

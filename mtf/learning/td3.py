@@ -43,7 +43,10 @@ def critic_loss(
     """Both critics against the smaller of their targets; noise [n, A] in half-widths, clipped already."""
     with torch.no_grad():
         u = boxed(target_actor, batch.next_z, batch.next_box, unit)
-        next_q = target(batch.next, (u + noise).clamp(-1, 1)).min(0).values
+        # a box that is cut ends before 1, and a dimension that is fixed has no room at all
+        _, lower, upper = batch.next_box
+        reach = (upper - lower) / 2 / unit
+        next_q = target(batch.next, (u + noise).clamp(-reach, reach)).min(0).values
         y = batch.reward.sum(1) + gamma * (1 - batch.done) * next_q
     return (critics(batch.now, batch.u) - y).square().mean(1).sum()
 

@@ -104,6 +104,14 @@ def test_a_prior_that_data_contradict_is_dropped_and_one_without_data_is_one_dev
     assert direction @ few.mean == pytest.approx(np.sqrt(direction @ few.cov @ direction), rel=1e-3)
 
 
+@pytest.mark.parametrize("n", [70, 100, 300])
+def test_with_as_many_columns_as_rows_noise_is_still_noise(n):
+    """A fit that leaves nothing of its rows has not found that there is no noise."""
+    found = [empirical_bayes(drawn(0.0, 1.0, n=n, seed=seed)[0], np.zeros(60, int)) for seed in range(4)]
+    assert np.mean([of.noise for of in found]) == pytest.approx(1, abs=0.25)
+    assert max(np.abs(of.mean / np.sqrt(np.diag(of.cov))).max() for of in found) < 3
+
+
 def test_free_coefficients_are_least_squares_and_groups_have_their_own_variance():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(3000, 41))

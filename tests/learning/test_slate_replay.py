@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mtf.errors import InputError
 from mtf.fusion import rank
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
-from mtf.learning.slate_replay import SlateReplayConfig, learn
+from mtf.learning.ridge import Moments, empirical_bayes
+from mtf.learning.slate_replay import Replay, SlateReplayConfig, direct_effect, learn
 from mtf.learning.value import fit_value
 from mtf.policy import Lineage, constant_policy
 from tests.conftest import small_spec
@@ -96,6 +98,54 @@ def test_more_draws_are_smoother_and_the_seed_decides(data):
     problem = prepare(few, "logged")
     other = learn(problem, fit_value(problem), SlateReplayConfig(), seed=1, progress=Progress(False))
     assert (other.action != a.action).any()
+
+
+def replay(data, draws, seed=0):
+    problem = prepare(data, "logged")
+    rows = np.arange(len(data))
+    return Replay(problem, fit_value(problem), SlateReplayConfig(draws=draws), rows, seed, Progress(False))
+
+
+def test_slopes_and_curves_do_not_depend_on_how_many_draws_find_them(data):
+    """A draw that is judged by a mean which holds it loses 2 / draws of its curve: half of it at 4."""
+    few, many = replay(data, 4), replay(data, 32)
+    scale = np.tile(few.scale / many.scale, 2) ** np.repeat([1, 2], len(few.scale))
+    second = few.second[:, : len(scale)] * scale
+    wanted = many.second[:, : len(scale)]
+    assert np.sum(second * wanted) / np.sum(wanted**2) == pytest.approx(1, abs=0.1)
+    first, expected = few.slopes[:, 0, : len(scale)] * scale, many.slopes[:, 0, : len(scale)]
+    assert np.sum(first * expected) / np.sum(expected**2) == pytest.approx(1, abs=0.05)
+    with pytest.raises(InputError, match="draws=3: keep it even and at least 4"):
+        replay(data, 3)
+
+
+def test_a_wider_range_of_logged_actions_is_replayed_in_the_box_now(data):
+    """Rows that say they were drawn from twice the box: slopes are those of the box now."""
+    wide = replace(data, lower=np.float32(2) * data.lower, upper=np.float32(2) * data.upper)
+    width = np.full(4, 0.4, np.float32)
+    found = []
+    for of in (data, wide):
+        problem = prepare(of, "logged", half_width=width)
+        found.append(
+            Replay(problem, fit_value(problem), SlateReplayConfig(), np.arange(len(of)), 0, Progress(False)).slopes[:, 0]
+        )
+    np.testing.assert_allclose(found[0], found[1], atol=0.02 * np.abs(found[0]).max())
+
+
+def test_the_direct_effects_z_is_standard_normal_where_there_is_none():
+    """Algebra alone: responses that follow the model, u half explained by the slate's features, as an action is."""
+    rng = np.random.default_rng(0)
+    n, effects, width = 800, 12, 4
+    z = []
+    for _ in range(150):
+        x = rng.normal(size=(n, effects))
+        u = x[:, :width] + rng.normal(size=(n, width))
+        y = x @ rng.normal(0, 0.2, effects) + rng.normal(0, 2, n)
+        moments = Moments.of(np.column_stack([np.ones(n), x, u]), y[:, None])
+        model, direct = np.arange(1 + effects), 1 + effects + np.arange(width)
+        fit = empirical_bayes(moments.columns(model), np.r_[-1, np.zeros(effects, int)])
+        z.append(direct_effect(fit, moments, model, direct, 1.0)["z"])
+    assert np.std(z) == pytest.approx(1, abs=0.1)
 
 
 def test_without_signal_the_policy_hardly_moves(data):
