@@ -90,6 +90,8 @@ def train(
         f"rows     {rows['used']:,} ({rows['explored']:,} explored) in {rows['sessions']:,} sessions of {rows['users']:,} users"
     )
     click.echo(f"step     RMS position in the box {step['rms_y']:.2f}, {step['edge_share']:.0%} of dimensions at its edge")
+    if worth := report["algorithm"].get("plug_in_worth"):
+        click.echo(f"scores   rewards bear out {worth['value']:.2f} (standard deviation {worth['sd']:.2f}) of what they promise")
     click.echo(f"seconds  {report['seconds']['total']:.0f}")
     for warning in report["warnings"]:
         click.echo(f"warning  {warning}", err=True)

@@ -55,14 +55,14 @@ class Moments:
 class Posterior:
     """Coefficients [p] with covariance [p, p]; noise: residual variance; tau2: prior variance of each group.
 
-    worth: what the prior is worth, s, with its standard deviation; None without a prior.
+    worth: {value, sd} of s, what the prior is worth; None without a prior.
     """
 
     mean: np.ndarray
     cov: np.ndarray
     noise: float
     tau2: np.ndarray
-    worth: tuple[float, float] | None = None
+    worth: dict[str, float] | None = None
 
 
 def empirical_bayes(moments: Moments, group: np.ndarray, prior: np.ndarray | None = None, response: int = 0) -> Posterior:
@@ -83,7 +83,7 @@ def empirical_bayes(moments: Moments, group: np.ndarray, prior: np.ndarray | Non
     yy = float(moments.yy[response] - 2 * prior @ moments.xy[:, response] + prior @ toward)
     xx = np.block([[moments.xx, toward[:, None]], [toward[None], np.array([[prior @ toward]])]])
     away = _evidence(xx, np.append(xy, prior @ xy), yy, moments.n, np.append(group, GIVEN))
-    worth = 1 + float(away.mean[-1]), float(np.sqrt(away.cov[-1, -1]))
+    worth = {"value": 1 + float(away.mean[-1]), "sd": float(np.sqrt(away.cov[-1, -1]))}
     return Posterior(joined @ away.mean + prior, joined @ away.cov @ joined.T, away.noise, away.tau2, worth)
 
 

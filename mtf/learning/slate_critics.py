@@ -42,9 +42,9 @@ def slate_part(problem: Problem, value: Value, scale: float, *, seed: int, progr
     replay = Replay(problem, value, SlateReplayConfig(), rows, seed, progress, keep=True)
     assert replay.effects is not None
     moments = (replay.folds[0] + replay.folds[1]).columns(replay.model)
-    worth, sd = empirical_bayes(moments, replay.group, replay.prior).worth or (0.0, 1.0)
+    worth = empirical_bayes(moments, replay.group, replay.prior).worth or {"value": 0.0, "sd": 1.0}
     # as in `step.evidence_step`: nothing for one standard deviation, all for two; the critics share it, so no spread doubts it
-    trusted = worth * float(np.clip(abs(worth) / sd - 1, 0, 1))
+    trusted = worth["value"] * float(np.clip(abs(worth["value"]) / worth["sd"] - 1, 0, 1))
 
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, np.float32))
@@ -54,5 +54,5 @@ def slate_part(problem: Problem, value: Value, scale: float, *, seed: int, progr
         slopes=tensor(replay.slopes),
         second=tensor(replay.second),
         prior=tensor(trusted * replay.prior[replay.effect] / scale),
-        report={"plug_in_scale": replay.plug_in_scale, "plug_in_worth": (worth, sd), "plug_in_trusted": trusted},
+        report={"plug_in_scale": replay.plug_in_scale, "plug_in_worth": worth, "plug_in_trusted": trusted},
     )

@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,9 @@ def log_training(
     files = {"train.json": dict(report), "power.json": dict(power)}
     parameters = {"algorithm": policy.lineage.algorithm, "seed": policy.lineage.seed} | _flat(policy.lineage.config)
     metrics = _numbers(report) | {f"power.{name}": value for name, value in _numbers(power).items()}
-    return _register(client, surface, policy, bundle, files, parameters, metrics, lineage, name=f"train {lineage['dataset_dt']}")
+    curve = report.get("algorithm", {}).get("curve", [])
+    name = f"train {lineage['dataset_dt']}"
+    return _register(client, surface, policy, bundle, files, parameters, metrics, lineage, name=name, curve=curve)
 
 
 def register_bootstrap(settings: Settings, surface: str, spec: FusionSpec) -> str:
@@ -198,7 +200,9 @@ def _register(
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     name: str,
+    curve: Sequence[Mapping[str, float]] = (),
 ) -> Version:
+    """curve: losses at some steps of the training, `step` among them, for MLflow's charts."""
     import mlflow
     import numpy as np
     from mlflow.entities import Metric, Param
@@ -215,6 +219,12 @@ def _register(
         run_id = run.info.run_id
         now = run.info.start_time
         entries = [Metric(key, value, now, 0) for key, value in metrics.items()]
+        entries += [
+            Metric(f"curve.{key}", value, now, int(point["step"]))
+            for point in curve
+            for key, value in _numbers(point).items()
+            if key != "step"
+        ]
         params = [Param(key, str(value)[:6000]) for key, value in parameters.items()]
         for first in range(0, max(len(entries), 1), METRIC_BATCH):
             client.log_batch(run_id, metrics=entries[first : first + METRIC_BATCH], params=params[:100] if first == 0 else [])

@@ -97,7 +97,7 @@ def test_a_prior_that_data_contradict_is_dropped_and_one_without_data_is_one_dev
     prior = np.full(60, 0.7)
     found = empirical_bayes(drawn(0.0, 1.0)[0], np.zeros(60, int), prior)
     assert np.abs(found.mean).max() < 0.02
-    assert found.worth == pytest.approx((0, 0), abs=0.02)
+    assert found.worth == pytest.approx({"value": 0, "sd": 0}, abs=0.02)
     few = empirical_bayes(Moments.zero(60), np.zeros(60, int), prior)
     np.testing.assert_allclose(few.mean, prior, atol=1e-6)
     direction = np.random.default_rng(0).random(60)

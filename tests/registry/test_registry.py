@@ -48,6 +48,7 @@ def train(settings, surface, folder, seed=5):
         "code_sha": "abc",
     }
     report = {"loss": {"value": 0.5}, "steps": 10, "warnings": ["none"], "never": float("nan")}
+    report["algorithm"] = {"curve": [{"step": 5.0, "td_error": 0.7}, {"step": 10.0, "td_error": 0.4, "held_out": 0.5}]}
     return log_training(settings, surface, bundle=bundle, report=report, power={"detectable_lift": 0.03}, lineage=lineage)
 
 
@@ -85,6 +86,9 @@ def test_a_training_becomes_a_version_with_its_lineage(settings, surface, tmp_pa
     assert run.metrics["loss.value"] == 0.5
     assert run.metrics["power.detectable_lift"] == 0.03
     assert "never" not in run.metrics
+    curve = connect(settings).get_metric_history(version.run_id, "curve.td_error")
+    assert [(point.step, point.value) for point in curve] == [(5, 0.7), (10, 0.4)]
+    assert run.metrics["curve.held_out"] == 0.5
     assert run.params["algorithm"] == "random"
     assert version.tags["dataset_revision"] == run.tags["dataset_revision"] == f"data/{surface}/2026-03-02.r1"
     assert version.policy_sha == load_policy(tmp_path / "bundle5").sha
