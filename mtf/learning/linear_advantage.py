@@ -7,7 +7,7 @@ how they vary with the state. The policy steps along the slopes as far as their 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,19 @@ from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned, calibration
 from mtf.learning.ridge import Moments, empirical_bayes
-from mtf.learning.step import evidence_step, linear_slopes
+from mtf.learning.step import blocks, evidence_step, linear_slopes, sure_of_the_whole
 from mtf.learning.value import CHUNK, Value
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearAdvantageConfig(Config):
     """threshold: posterior standard deviations of a slope that earn no step yet. kappa: how many more earn the full half-width.
-    More of either is more careful (0 to 2, .5 to 3)."""
+    whole: standard deviations of the step's whole gain that earn none of it yet. More of each is more careful (0 to 2, .5 to
+    3, 0 to 3)."""
 
     threshold: float = 1.0
     kappa: float = 1.0
+    whole: float = 2.0
 
 
 def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed: int, progress: Progress) -> Learned:
@@ -39,7 +41,8 @@ def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed
     fits = [empirical_bayes(folds[1 - f], group) for f in (0, 1)]
     posterior = empirical_bayes(folds[0] + folds[1], group)
     coefficients = posterior.mean[columns].reshape(width, p)
-    cov = np.stack([posterior.cov[np.ix_(block, block)] for block in columns.reshape(width, p)])
+    full = posterior.cov[np.ix_(columns, columns)]
+    cov = blocks(full, width)
     slopes = linear_slopes(problem.phi, coefficients, cov, problem.data.arrays)
     step = evidence_step(
         slopes,
@@ -49,6 +52,7 @@ def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed
         varied=problem.half_width > 0,
         arrays=problem.data.arrays,
     )
+    step, whole = sure_of_the_whole(step, problem.phi, coefficients, full, threshold=config.whole)
     held_out = calibration([(fits[f].mean, folds[f]) for f in (0, 1)], np.arange(p), columns)
     report: dict[str, Any] = {
         "rms_wanted": step.rms_wanted,
@@ -56,7 +60,7 @@ def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed
         "global_slope": coefficients[:, 0].tolist(),
         "global_slope_sd": np.sqrt(np.maximum(cov[:, 0, 0], 0)).tolist(),
         "tau": np.sqrt(posterior.tau2).tolist(),
-        "expected_gain_a_request": float(np.einsum("nd,nd->", slopes.mean, step.y, dtype=np.float64)) / len(step.y),
+        "whole": asdict(whole),
     }
     return Learned(problem.step_action(step.y), report)
 

@@ -14,7 +14,7 @@ slope on u. Where it has, or where no candidates are logged, `linear_advantage` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,8 @@ from mtf.learning.progress import Progress
 from mtf.learning.result import Learned, calibration
 from mtf.learning.ridge import Moments, Posterior, empirical_bayes
 from mtf.learning.slates import plug_in_weights, slate_features
-from mtf.learning.step import Slopes, evidence_step, linear_slopes
+from mtf.learning.step import blocks, evidence_step, linear_slopes, sure_of_the_whole
 from mtf.learning.value import Value
-from mtf.transitions.arrays import chunks
 
 CHUNK = 16384
 
@@ -70,9 +69,10 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         return Learned(fallen.action, {**fallen.report, "direct_effect": test})
     b, cov = posterior.mean[replay.effect], posterior.cov[np.ix_(replay.effect, replay.effect)]
     c = replay.slopes @ b
-    c_cov = replay.slopes @ cov @ replay.slopes.transpose(0, 2, 1)
+    every = replay.slopes.reshape(-1, replay.slopes.shape[2])
+    c_cov = every @ cov @ every.T
     bend = -(replay.second @ b) if config.curvature else np.zeros(len(c))
-    slopes = linear_slopes(problem.phi, c, c_cov, problem.data.arrays)
+    slopes = linear_slopes(problem.phi, c, blocks(c_cov, len(c)), problem.data.arrays)
     step = evidence_step(
         slopes,
         kappa=config.kappa,
@@ -82,6 +82,7 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         curvature=bend,
         arrays=problem.data.arrays,
     )
+    step, whole = sure_of_the_whole(step, problem.phi, c, c_cov, threshold=config.whole, curvature=bend)
     held = [(fits[f].mean, replay.folds[f].columns(replay.model)) for f in (0, 1)]
     report: dict[str, Any] = {
         "used": "slate_replay",
@@ -89,13 +90,13 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         "rms_wanted": step.rms_wanted,
         "held_out_action": calibration(held, replay.nuisance, replay.effect),
         "global_slope": c[:, 0].tolist(),
-        "global_slope_sd": np.sqrt(np.maximum(c_cov[:, 0, 0], 0)).tolist(),
+        "global_slope_sd": np.sqrt(np.maximum(np.diag(c_cov)[:: c.shape[1]], 0)).tolist(),
         "plug_in_slope": (replay.slopes @ replay.prior[replay.effect])[:, 0].tolist(),
         "curvature": bend.tolist(),
         "tau": np.sqrt(posterior.tau2).tolist(),
         "plug_in_scale": replay.plug_in_scale,
         "plug_in_worth": posterior.worth,
-        "expected_gain_a_request": _gain(slopes, step.y, bend),
+        "whole": asdict(whole),
     }
     return Learned(problem.step_action(step.y), report)
 
@@ -262,15 +263,6 @@ class Replay:
             prior[self.effect[k + i]] = weight * spec.n_shown * factor * self.scale[k + i]
             scales[objective] = factor
         return prior, scales
-
-
-def _gain(slopes: Slopes, y: np.ndarray, bend: np.ndarray) -> float:
-    """Mean over states of the parabola's height at y."""
-    total = sum(
-        float((slopes.mean[rows] * y[rows] - np.maximum(bend, 0) * y[rows] ** 2 / 2).sum(dtype=np.float64))
-        for rows in chunks(len(y))
-    )
-    return total / len(y)
 
 
 def _fall_back(problem: Problem, value: Value, config: SlateReplayConfig, reason: str, seed: int, progress: Progress) -> Learned:

@@ -68,4 +68,4 @@ def test_expected_gain_is_what_the_slopes_promise():
     problem = prepare(make_sessions(3000, seed=4, slope=SLOPE), "logged")
     found = learn(problem, fit_value(problem), LinearAdvantageConfig(), seed=0, progress=Progress(False))
     truth = LEVEL * float((found.action @ SLOPE).mean())
-    assert found.report["expected_gain_a_request"] == pytest.approx(truth, rel=0.35)
+    assert found.report["whole"]["gain"] == pytest.approx(truth, rel=0.35)
