@@ -89,7 +89,7 @@ class Whole:
 def sure_of_the_whole(
     step: Step, phi: np.ndarray, mean: np.ndarray, cov: np.ndarray, *, threshold: float, curvature: np.ndarray | None = None
 ) -> tuple[Step, Whole]:
-    """The share of `step` that the evidence for its whole gain carries: 0 up to `threshold` standard deviations, all from one more.
+    """The share of `step` that the evidence for its whole gain carries: 0 up to `threshold` deviations, all of it from one more.
 
     The gain is `sum_d mean over states of y_d phi . c_d`, less `curvature_d y_d^2 / 2`: linear in the coefficients c, so its
     variance is exact. phi [n, P]; mean [A, P] of c, with covariance cov [A P, A P]; curvature [A].
