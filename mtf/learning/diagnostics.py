@@ -134,7 +134,7 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
         found.append(f"action_explains_nothing: held-out share {action['explained_share']:.2%}")
     if (whole := report["algorithm"].get("whole")) and whole["share"] == 0:
         found.append(
-            f"no_step: its whole gain, {whole['gain']:.3g} a request with standard deviation {whole['sd']:.3g}, is not sure enough to "
+            f"no_step: the whole step's gain, {whole['gain']:.3g} a request (standard deviation {whole['sd']:.3g}), is too unsure to "
             "take any of it; gather more rows"
         )
     if report["distilled"]["outside_share"] > 0.01:
