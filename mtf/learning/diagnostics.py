@@ -133,10 +133,8 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
     if action.get("explained_share", 1.0) < 0:
         found.append(f"action_explains_nothing: held-out share {action['explained_share']:.2%}")
     if (whole := report["algorithm"].get("whole")) and whole["share"] == 0:
-        found.append(
-            f"no_step: the whole step's gain, {whole['gain']:.3g} a request (standard deviation {whole['sd']:.3g}), is too unsure to "
-            "take any of it; gather more rows"
-        )
+        gain = f"{whole['gain']:.3g} a request (standard deviation {whole['sd']:.3g})"
+        found.append(f"no_step: the whole step's gain, {gain}, is too unsure to take any of it; gather more rows")
     if report["distilled"]["outside_share"] > 0.01:
         found.append(f"outside_box: {report['distilled']['outside_share']:.1%} of states leave the box; the gate will refuse")
     return found
