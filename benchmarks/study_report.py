@@ -36,7 +36,7 @@ def render(cells: list[Cell], worlds: dict[str, dict[str, float]]) -> str:
         head = f"headroom {facts['headroom']:+.1%} (SE {facts['headroom_se']:.1%})" if facts else "headroom not known"
         lines += ["", f"{world}: {head}", "", f"{_HEAD} lift over the start, % (SE), by round"]
         lines += [f"{_label(group)} {_by_round(group)}" for group in groups]
-        lines += ["", f"{_HEAD} worst seed  headroom     ceiling  GAUC   UVC   UDT  flat  warned"]
+        lines += ["", f"{_HEAD} worst end  round  headroom     ceiling  GAUC   UVC   UDT  flat  warned"]
         lines += [f"{_label(group)} {_last(group, facts)}" for group in groups]
     return "\n".join(lines)
 
@@ -113,7 +113,7 @@ def _lifts(group: list[Cell]) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
-    """Of the last round: the worst seed's lift, shares of the headroom and of the ceilings, ranking, behaviours."""
+    """Of the last round: the worst seed's lift (and that of any round), shares of the headroom and of the ceilings, ranking, behaviours."""
     last = [cell["rounds"][-1] for cell in group]
     lift = float(np.mean([of["lift"] for of in last]))
     share = ceilings = "-"
@@ -124,10 +124,11 @@ def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
     flat = [of["learned"]["flat"] for cell in group for of in cell["rounds"] if of["learned"]["flat"] is not None]
     warned = sum(bool(of["warnings"]) for cell in group for of in cell["rounds"])
     rounds = sum(len(cell["rounds"]) for cell in group)
+    worst = min(of["lift"] for cell in group for of in cell["rounds"])
     gauc = np.mean([of["gauc"]["value"] for of in last])
     uvc, udt = (100 * float(np.mean([of["metrics"][k] for of in last])) for k in ("valid", "duration"))
     return (
-        f"{100 * min(of['lift'] for of in last):+9.1f} %  {share:>8} {ceilings:>11}  {gauc:.3f} {uvc:+5.1f} {udt:+5.1f}"
+        f"{100 * min(of['lift'] for of in last):+7.1f} % {100 * worst:+6.1f}  {share:>8} {ceilings:>11}  {gauc:.3f} {uvc:+5.1f} {udt:+5.1f}"
         f"  {f'{sum(flat)}/{len(flat)}' if flat else '-':>4}  {warned}/{rounds}"
     )
 
