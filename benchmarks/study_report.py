@@ -113,7 +113,8 @@ def _lifts(group: list[Cell]) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
-    """Of the last round: the worst seed's lift (and that of any round), shares of the headroom and of the ceilings, ranking, behaviours."""
+    """Of the last round: the worst seed's lift, that of any round, shares of the headroom and of the ceilings, ranking,
+    behaviours."""
     last = [cell["rounds"][-1] for cell in group]
     lift = float(np.mean([of["lift"] for of in last]))
     share = ceilings = "-"
@@ -128,7 +129,8 @@ def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
     gauc = np.mean([of["gauc"]["value"] for of in last])
     uvc, udt = (100 * float(np.mean([of["metrics"][k] for of in last])) for k in ("valid", "duration"))
     return (
-        f"{100 * min(of['lift'] for of in last):+7.1f} % {100 * worst:+6.1f}  {share:>8} {ceilings:>11}  {gauc:.3f} {uvc:+5.1f} {udt:+5.1f}"
+        f"{100 * min(of['lift'] for of in last):+7.1f} % {100 * worst:+6.1f}  {share:>8} {ceilings:>11}"
+        f"  {gauc:.3f} {uvc:+5.1f} {udt:+5.1f}"
         f"  {f'{sum(flat)}/{len(flat)}' if flat else '-':>4}  {warned}/{rounds}"
     )
 
