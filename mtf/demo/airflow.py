@@ -13,6 +13,8 @@ import requests
 from mtf.errors import MtfError
 
 DONE = ("success", "failed")
+REPEATABLE = ("GET", "PATCH")
+"""Asked again where the server fails, a locked database for one: asking twice changes nothing more than once."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,14 +88,14 @@ class Airflow:
             try:
                 answer = self._session.request(method, f"{self.url}/api/v2{path}", json=body, timeout=30)
             except requests.RequestException as error:
-                if time.monotonic() > deadline or method != "GET":
+                if time.monotonic() > deadline or method not in REPEATABLE:
                     raise MtfError(f"Airflow does not answer at {self.url}: {error}; see `mtf status`") from error
                 time.sleep(1)
                 continue
             if answer.status_code == 401 and time.monotonic() < deadline:
                 self._login()
                 continue
-            if answer.status_code >= 500 and method == "GET" and time.monotonic() < deadline:
+            if answer.status_code >= 500 and method in REPEATABLE and time.monotonic() < deadline:
                 time.sleep(1)
                 continue
             if not answer.ok:

@@ -28,7 +28,7 @@ class Scripted(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_POST = do_GET  # noqa: N815
+    do_POST = do_PATCH = do_GET  # noqa: N815
 
     def log_message(self, *_):
         pass
@@ -74,6 +74,14 @@ def test_a_run_has_the_states_of_its_tasks_and_names_the_one_that_failed(server,
     run = client.run("d", "r1")
     assert run.tasks == {"a": "success", "b": "failed", "c": "none"}
     assert run.failed_task == "b"
+
+
+def test_what_may_be_asked_twice_is_asked_again_where_the_database_was_locked(server, client):
+    server.script[("PATCH", "/api/v2/dags/d")] = [(500, {"detail": "Database error"}), (200, {"is_paused": True})]
+    assert client._call("PATCH", "/dags/d", {"is_paused": True}) == {"is_paused": True}
+    server.script[("POST", "/api/v2/dags/d/dagRuns")] = [(500, {}), (200, {"dag_run_id": "r1"})]
+    with pytest.raises(MtfError, match="500"):
+        client._call("POST", "/dags/d/dagRuns", {})
 
 
 def test_a_dag_is_triggered_with_its_parameters_once(server, client):
