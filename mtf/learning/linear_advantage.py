@@ -52,7 +52,7 @@ def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed
         varied=problem.half_width > 0,
         arrays=problem.data.arrays,
     )
-    step, whole = sure_of_the_whole(step, problem.phi, coefficients, full, threshold=config.whole)
+    step, whole = sure_of_the_whole(step, problem.phi, coefficients, full, threshold=config.whole, arrays=problem.data.arrays)
     held_out = calibration([(fits[f].mean, folds[f]) for f in (0, 1)], np.arange(p), columns)
     report: dict[str, Any] = {
         "rms_wanted": step.rms_wanted,

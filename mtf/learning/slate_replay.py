@@ -82,7 +82,9 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         curvature=bend,
         arrays=problem.data.arrays,
     )
-    step, whole = sure_of_the_whole(step, problem.phi, c, c_cov, threshold=config.whole, curvature=bend)
+    step, whole = sure_of_the_whole(
+        step, problem.phi, c, c_cov, threshold=config.whole, curvature=bend, arrays=problem.data.arrays
+    )
     held = [(fits[f].mean, replay.folds[f].columns(replay.model)) for f in (0, 1)]
     report: dict[str, Any] = {
         "used": "slate_replay",

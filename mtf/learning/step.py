@@ -87,12 +87,19 @@ class Whole:
 
 
 def sure_of_the_whole(
-    step: Step, phi: np.ndarray, mean: np.ndarray, cov: np.ndarray, *, threshold: float, curvature: np.ndarray | None = None
+    step: Step,
+    phi: np.ndarray,
+    mean: np.ndarray,
+    cov: np.ndarray,
+    *,
+    threshold: float,
+    curvature: np.ndarray | None = None,
+    arrays: Arrays | None = None,
 ) -> tuple[Step, Whole]:
     """The share of `step` that the evidence for its whole gain carries: 0 up to `threshold` deviations, all of it from one more.
 
     The gain is `sum_d mean over states of y_d phi . c_d`, less `curvature_d y_d^2 / 2`: linear in the coefficients c, so its
-    variance is exact. phi [n, P]; mean [A, P] of c, with covariance cov [A P, A P]; curvature [A].
+    variance is exact. phi [n, P]; mean [A, P] of c, with covariance cov [A P, A P]; curvature [A]. arrays: as in `evidence_step`.
     """
     y = step.y
     moved, square = np.zeros(mean.shape), np.zeros(len(mean))
@@ -105,15 +112,14 @@ def sure_of_the_whole(
     flat = moved.ravel()
     sd = float(np.sqrt(max(flat @ cov @ flat, 0.0)))
     share = float(np.clip(gain / sd - threshold, 0, 1)) if sd > 0 else 0.0
-    return Step((share * y).astype(np.float32), step.rms_wanted, share * step.rms), Whole(gain, sd, share)
+    return Step(_part(y, share, arrays), step.rms_wanted, share * step.rms), Whole(gain, sd, share)
 
 
 def shorten(y: np.ndarray, max_rms: float, varied: np.ndarray, arrays: Arrays | None = None) -> Step:
     """A step of another maker, all of it shortened by one factor where its root mean square exceeds `max_rms`."""
     rms = _rms(y, varied)
     factor = min(1.0, max_rms / rms) if rms > 0 else 1.0
-    (short,) = (arrays or Arrays()).build(len(y), lambda rows: ((y[rows] * factor).astype(np.float32),))
-    return Step(short, rms, rms * factor)
+    return Step(_part(y, factor, arrays), rms, rms * factor)
 
 
 def linear_slopes(phi: np.ndarray, mean: np.ndarray, cov: np.ndarray, arrays: Arrays | None = None) -> Slopes:
@@ -133,6 +139,12 @@ def blocks(cov: np.ndarray, width: int) -> np.ndarray:
     """The blocks [A, P, P] of each dimension in the covariance [A P, A P] of all coefficients."""
     p = len(cov) // width
     return np.stack([cov[d * p : (d + 1) * p, d * p : (d + 1) * p] for d in range(width)])
+
+
+def _part(y: np.ndarray, factor: float, arrays: Arrays | None) -> np.ndarray:
+    """factor y, where y lies."""
+    (part,) = (arrays or Arrays()).build(len(y), lambda rows: ((y[rows] * factor).astype(np.float32),))
+    return part
 
 
 def _rms(y: np.ndarray, varied: np.ndarray) -> float:
