@@ -19,6 +19,7 @@ from mtf.errors import InputError
 from mtf.learning import parallel
 from mtf.learning.checkpoint import Best, Checkpoints
 from mtf.learning.config import Config
+from mtf.learning.memory import keep_freed_memory
 from mtf.learning.progress import Progress
 from mtf.learning.rows import Batch
 
@@ -98,6 +99,7 @@ def fit(
     """
     if not len(pool):
         raise InputError(f"{name}: all explored rows are of the held-out users; log more users, or lower --set held_out")
+    keep_freed_memory()
     curve: list[dict[str, float]] = []
     best: Best = (float("inf"), 0, {})
     begin = 0
