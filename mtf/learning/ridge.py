@@ -6,7 +6,7 @@ Moments add up over chunks and rounds, so 500,000 rows of 550 columns never lie 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from scipy.linalg import lapack
@@ -18,37 +18,66 @@ GIVEN = -2
 
 @dataclass(frozen=True)
 class Moments:
-    """Weighted sums of products: xx [p, p], xy [p, q], yy [q] (squares of each response), n (sum of weights); float64."""
+    """Weighted sums of products: xx [p, p], xy [p, q], yy [q] (squares of each response), n (sum of weights); float64.
+
+    And sums of weights squared times squares, for `unevenness`: of x alone wx [p], of y alone wy [q], of both wxy [p, q];
+    ww, of the weights themselves.
+    """
 
     xx: np.ndarray
     xy: np.ndarray
     yy: np.ndarray
     n: float
+    wx: np.ndarray
+    wy: np.ndarray
+    wxy: np.ndarray
+    ww: float
 
     @staticmethod
     def zero(p: int, q: int = 1) -> Moments:
-        return Moments(np.zeros((p, p)), np.zeros((p, q)), np.zeros(q), 0.0)
+        """Of no rows, p columns and q responses."""
+        return Moments(np.zeros((p, p)), np.zeros((p, q)), np.zeros(q), 0.0, np.zeros(p), np.zeros(q), np.zeros((p, q)), 0.0)
 
     @staticmethod
     def of(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> Moments:
         """x float32 [m, p], y [m, q], weight [m] >= 0 or None."""
+        w = np.ones(len(x), np.float32) if weight is None else np.asarray(weight, np.float32)
+        root = np.sqrt(w)[:, None]
         if weight is not None:
-            root = np.sqrt(weight)[:, None]
             x, y = x * root, y * root
-        total = float(len(x)) if weight is None else float(weight.sum(dtype=np.float64))
-        return Moments((x.T @ x).astype(np.float64), (x.T @ y).astype(np.float64), (y.astype(np.float64) ** 2).sum(axis=0), total)
+        # x and y hold a root of the weight each, so their squares' product holds w squared
+        x2, y2 = np.square(x), np.square(y.astype(np.float64))
+        return Moments(
+            (x.T @ x).astype(np.float64),
+            (x.T @ y).astype(np.float64),
+            y2.sum(axis=0),
+            float(w.sum(dtype=np.float64)),
+            w @ x2,
+            w @ y2,
+            x2.T @ y2.astype(np.float32),
+            float(np.square(w, dtype=np.float64).sum()),
+        )
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(self.xx + other.xx, self.xy + other.xy, self.yy + other.yy, self.n + other.n)
+        return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def columns(self, keep: np.ndarray) -> Moments:
         """The moments of the columns `keep` (indices) alone."""
-        return Moments(self.xx[np.ix_(keep, keep)], self.xy[keep], self.yy, self.n)
+        return replace(self, xx=self.xx[np.ix_(keep, keep)], xy=self.xy[keep], wx=self.wx[keep], wxy=self.wxy[keep])
 
     def squared_error(self, coefficients: np.ndarray, response: int = 0) -> float:
         """Sum of squared errors of `x @ coefficients` for one response."""
         b = coefficients
         return float(self.yy[response] - 2 * b @ self.xy[:, response] + b @ self.xx @ b)
+
+    def unevenness(self, response: int = 0) -> np.ndarray:
+        """How many times the noise's mean variance meets each column [p]: `E[x_j^2 y^2] / (E[x_j^2] E[y^2])`, 1 at least.
+
+        1 where noise does not depend on x_j^2 (White, 1980). The response stands for its residual: it is one already, of V,
+        and the columns explain little of it.
+        """
+        even = self.wx * self.wy[response] / max(self.ww, 1e-30)
+        return np.where(even > 0, np.maximum(self.wxy[:, response] / np.maximum(even, 1e-30), 1.0), 1.0)
 
 
 @dataclass(frozen=True)
@@ -71,20 +100,40 @@ def empirical_bayes(moments: Moments, group: np.ndarray, prior: np.ndarray | Non
     group int [p]: -1 leaves a coefficient free; equal numbers share a tau2. Put columns of one group on one scale.
     s is what the whole prior is worth. Until data say so, none of it is sure: a slope that the prior alone promises is one
     standard deviation, however small tau2 may be.
+    Noise may be uneven: rewards of users that bring much vary more, so a column that is large for them has an estimate less
+    sure than the mean noise says; read as even, that excess passes for signal. So a column's information is divided by its
+    `unevenness`, around the same estimate.
     Fixed point of MacKay (1992): `tau2_g = sum_g (b - s prior)^2 / (n_g - sum_g cov_jj / tau2_g)`. Where the data show no
     more spread than their noise, tau2 runs to 0 and the coefficients to s times their prior.
     """
+    moments = _less_sure(moments, response)
     if prior is None or not prior.any():
-        return _evidence(moments.xx, moments.xy[:, response], float(moments.yy[response]), moments.n, group)
+        return _evidence(moments.xx, moments.xy[:, 0], float(moments.yy[0]), moments.n, group)
     # one more column, x @ prior, whose coefficient is s - 1; its variance is given, those of the groups are found
     joined = np.column_stack([np.eye(len(prior)), prior])
     toward = moments.xx @ prior
-    xy = moments.xy[:, response] - toward
-    yy = float(moments.yy[response] - 2 * prior @ moments.xy[:, response] + prior @ toward)
+    xy = moments.xy[:, 0] - toward
+    yy = float(moments.yy[0] - 2 * prior @ moments.xy[:, 0] + prior @ toward)
     xx = np.block([[moments.xx, toward[:, None]], [toward[None], np.array([[prior @ toward]])]])
     away = _evidence(xx, np.append(xy, prior @ xy), yy, moments.n, np.append(group, GIVEN))
     worth = {"value": 1 + float(away.mean[-1]), "sd": float(np.sqrt(away.cov[-1, -1]))}
     return Posterior(joined @ away.mean + prior, joined @ away.cov @ joined.T, away.noise, away.tau2, worth)
+
+
+def _less_sure(moments: Moments, response: int) -> Moments:
+    """Moments with the same least squares and residual whose Gram matrix is `K xx K`, K = unevenness^(-1/2)."""
+    k = 1 / np.sqrt(moments.unevenness(response))
+    xx, xy = moments.xx, moments.xy[:, response]
+    least = _solve(xx + np.diag(_jitter(xx) + 1e-6 * np.diag(xx)), xy)
+    xx = k[:, None] * xx * k
+    fitted = xx @ least
+    yy = float(moments.yy[response]) - float(least @ xy) + float(least @ fitted)
+    return replace(moments, xx=xx, xy=fitted[:, None], yy=np.array([yy]))
+
+
+def _jitter(xx: np.ndarray) -> float:
+    """A ridge that only keeps a matrix from being singular."""
+    return 1e-8 * max(float(np.trace(xx)) / max(len(xx), 1), 1e-30)
 
 
 def _evidence(xx: np.ndarray, xy: np.ndarray, yy: float, n: float, group: np.ndarray) -> Posterior:
@@ -92,7 +141,7 @@ def _evidence(xx: np.ndarray, xy: np.ndarray, yy: float, n: float, group: np.nda
     p = len(group)
     free, given = group == -1, group == GIVEN
     names = np.unique(group[group >= 0])
-    jitter = 1e-8 * max(float(np.trace(xx)) / max(p, 1), 1e-30)
+    jitter = _jitter(xx)
     base = _solve(xx + np.diag(np.where(free, jitter, 1e-3 * np.diag(xx) + jitter)), xy)
     # from the response's own spread: with as many columns as rows a first fit leaves nothing, and would call that its noise
     noise = max(yy / max(n, 1.0), 1e-12)

@@ -108,11 +108,13 @@ def direct_effect(fit: Posterior, moments: Moments, model: np.ndarray, direct: n
 
     The score `s = U'(y - X m)` of a fit with posterior mean m and covariance C has variance `noise U'U - U'X C X'U` where there
     is no direct effect: the fit has taken its part of the noise already. model, direct: column numbers of X and U. weight:
-    sum w^2 / sum w; a row of weight w has w times its square in the moments, and w^2 in the score's variance.
+    sum w^2 / sum w; a row of weight w has w times its square in the moments, and w^2 in the score's variance. Where noise is
+    uneven, by the `unevenness` of u_d.
     """
     ux = moments.xx[np.ix_(direct, model)]
     score = moments.xy[direct, 0] - ux @ fit.mean
-    variance = weight * (fit.noise * np.diag(moments.xx)[direct] - np.einsum("dp,pq,dq->d", ux, fit.cov, ux))
+    uneven = moments.unevenness()[direct]
+    variance = uneven * weight * (fit.noise * np.diag(moments.xx)[direct] - np.einsum("dp,pq,dq->d", ux, fit.cov, ux))
     z = np.where(variance > 0, score / np.sqrt(np.maximum(variance, 1e-30)), 0)
     return {"max_z": float(np.abs(z).max()), "z": z.tolist()}
 

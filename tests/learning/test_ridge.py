@@ -80,13 +80,16 @@ def test_without_signal_coefficients_go_to_their_prior():
 
 
 def test_what_the_prior_is_worth_is_learned_too():
-    """Against the dense formula: prior covariance `tau2 I + prior prior'`, at the variances that were found."""
+    """Against the dense formula: prior covariance `tau2 I + prior prior'`, at the variances that were found; least squares
+    with the information of K X'X K."""
     moments, b = drawn(0.1, 2.0, prior=0.5)
     prior = np.full(60, 0.7)
     found = empirical_bayes(moments, np.zeros(60, int), prior)
     precision = np.linalg.inv(found.tau2[0] * np.eye(60) + np.outer(prior, prior))
-    cov = np.linalg.inv(moments.xx / found.noise + precision)
-    mean = cov @ (moments.xy[:, 0] / found.noise + precision @ prior)
+    k = moments.unevenness() ** -0.5
+    information = np.outer(k, k) * moments.xx / found.noise
+    cov = np.linalg.inv(information + precision)
+    mean = cov @ (information @ np.linalg.solve(moments.xx, moments.xy[:, 0]) + precision @ prior)
     # the variances settle to 1e-3
     np.testing.assert_allclose(found.mean, mean, atol=1e-4)
     np.testing.assert_allclose(found.cov, cov, rtol=0.01, atol=1e-5)
@@ -110,6 +113,34 @@ def test_with_as_many_columns_as_rows_noise_is_still_noise(n):
     found = [empirical_bayes(drawn(0.0, 1.0, n=n, seed=seed)[0], np.zeros(60, int)) for seed in range(4)]
     assert np.mean([of.noise for of in found]) == pytest.approx(1, abs=0.25)
     assert max(np.abs(of.mean / np.sqrt(np.diag(of.cov))).max() for of in found) < 3
+
+
+def test_uneven_noise_is_no_signal():
+    """Noise that grows with a column, as rewards do with their users: e ~ exp(z / 2) N(0, 1), columns [z u, u]."""
+    uneven, largest = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        z, u = rng.normal(size=(6000, 1)), rng.uniform(-1, 1, (6000, 20))
+        moments = Moments.of(np.hstack([z * u, u]), np.exp(z / 2) * rng.normal(size=z.shape))
+        uneven.append(moments.unevenness())
+        fit = empirical_bayes(moments, np.repeat([0, 1], 20))
+        largest.append(np.abs(fit.mean / np.sqrt(np.diag(fit.cov)))[:20].max())
+    # E z^2 exp(z) / E exp(z) = 1 + 1
+    assert np.mean(uneven, axis=0)[:20] == pytest.approx(np.full(20, 2), rel=0.2)
+    assert np.mean(uneven, axis=0)[20:] == pytest.approx(np.ones(20), abs=0.1)
+    # read as even, the largest of 20 slopes is 1.8 standard deviations in the mean
+    assert np.mean(largest) < 1
+
+
+def test_weights_alone_are_not_uneven():
+    """A row of weight w has w times its squares in the moments, and w^2 in what `unevenness` compares."""
+    rng = np.random.default_rng(0)
+    x, y, weight = rng.normal(size=(20_000, 3)), rng.normal(size=(20_000, 1)), rng.uniform(0.1, 1, 20_000)
+    assert Moments.of(x, y, weight).unevenness() == pytest.approx(np.ones(3), abs=0.05)
+    twice = Moments.of(np.repeat(x, 2, axis=0), np.repeat(y, 2, axis=0))
+    assert twice.unevenness() == pytest.approx(Moments.of(x, y).unevenness(), rel=1e-5)
+    by_hand = np.maximum((weight**2 @ (x * y) ** 2) * (weight**2).sum() / (weight**2 @ x**2) / (weight**2 @ y**2), 1)
+    assert Moments.of(x, y, weight).unevenness() == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_free_coefficients_are_least_squares_and_groups_have_their_own_variance():
