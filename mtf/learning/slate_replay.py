@@ -6,7 +6,7 @@
    `sum_k w_k pred_k`, the worth of a slate if scores were exact predictions and nothing happened later. What that promise is
    worth, s ~ N(1, 1), is learned as well: scores that rewards do not bear out move nothing (`ridge.empirical_bayes`).
 3. How f moves with the action needs no outcome: its slopes T in `u x phi` come from the fresh slates alone, so the
-   advantage's slopes are `T b`, with covariance `T Cov(b) T'`. Then the step of `step.evidence_step`.
+   advantage's slopes are `T b`, with covariance `T Cov(b) T' + Cov(T) b b`. Then the step of `step.evidence_step`.
 
 Assumption: the action acts only through these features. Tested in every run: what they leave of the residual must have no
 slope on u. Where it has, or where no candidates are logged, `linear_advantage` takes over and says so.
@@ -33,6 +33,8 @@ from mtf.learning.step import blocks, evidence_step, linear_slopes, sure_of_the_
 from mtf.learning.value import Value
 
 CHUNK = 16384
+ROWS_A_COLUMN = 50
+"""Requests around the newest policy, for each column of phi, from which T is theirs alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
     b, cov = posterior.mean[replay.effect], posterior.cov[np.ix_(replay.effect, replay.effect)]
     c = replay.slopes @ b
     every = replay.slopes.reshape(-1, replay.slopes.shape[2])
-    c_cov = every @ cov @ every.T
+    c_cov = every @ cov @ every.T + replay.error_of(b)
     bend = -(replay.second @ b) if config.curvature else np.zeros(len(c))
     slopes = linear_slopes(problem.phi, c, blocks(c_cov, len(c)), problem.data.arrays)
     step = evidence_step(
@@ -167,10 +169,11 @@ class Replay:
         self.folds = [Moments.zero(columns) for _ in (0, 1)]
         weight = problem.weight[rows].astype(np.float64)
         self.weight_of_weights = float(np.square(weight).sum() / weight.sum())
-        around_baseline = problem.current[rows].any()
+        # slopes around another policy are others, but those that a few requests give are noise
+        around_baseline = problem.current[rows].sum() >= ROWS_A_COLUMN * p
         # products phi_p phi_z, each once: T's interactions with z are moments of these with the slopes of l~ alone
         left, right = np.triu_indices(p)
-        gram, third = np.zeros((p, p)), np.zeros((len(left), width * 2 * n_slate))
+        grams, thirds = np.zeros((2, p, p)), np.zeros((2, len(left), width * 2 * n_slate))
         second, n_current = np.zeros((width, 2 * n_slate)), 0
         for start in progress.over(range(0, len(rows), CHUNK), "replay"):
             take = rows[start : start + CHUNK]
@@ -184,20 +187,36 @@ class Replay:
             now = problem.current[take] if around_baseline else np.ones(len(take), bool)
             if not now.any():
                 continue
-            phi, per_request = phi[now], per_request[now]
-            gram += phi.T @ phi
-            third += (phi[:, left] * phi[:, right]).T @ per_request.reshape(len(phi), -1)
+            for f in (0, 1):
+                of = now & (fold == f)
+                grams[f] += phi[of].T @ phi[of]
+                thirds[f] += (phi[of][:, left] * phi[of][:, right]).T @ per_request[of].reshape(of.sum(), -1)
             second += curve[now].sum(0)
-            n_current += len(phi)
+            n_current += int(now.sum())
         pair = np.zeros((p, p), np.int64)
         pair[left, right] = pair[right, left] = np.arange(len(left))
-        moment = third[pair].reshape(p, p, width, 2 * n_slate)  # [phi_p, phi_z, A, 2 L]
-        by_z = moment[:, 1:, :, :n_slate].transpose(0, 2, 3, 1).reshape(p, width, -1)
-        first = np.concatenate([moment[:, 0], by_z], axis=2).reshape(p, -1)
-        solved = np.linalg.solve(gram + 1e-8 * np.trace(gram) / p * np.eye(p), first)
-        self.slopes = solved.reshape(p, width, n_effect).transpose(1, 0, 2)
+
+        def slopes(gram: np.ndarray, third: np.ndarray) -> np.ndarray:
+            moment = third[pair].reshape(p, p, width, 2 * n_slate)  # [phi_p, phi_z, A, 2 L]
+            by_z = moment[:, 1:, :, :n_slate].transpose(0, 2, 3, 1).reshape(p, width, -1)
+            first = np.concatenate([moment[:, 0], by_z], axis=2).reshape(p, -1)
+            return np.linalg.solve(_regular(gram), first).reshape(p, width, n_effect).transpose(1, 0, 2)
+
+        self.slopes = slopes(grams.sum(0), thirds.sum(0))
+        self.apart = slopes(grams[0], thirds[0]) - slopes(grams[1], thirds[1])
+        self.grams = grams
         # interactions l~ x z bend with z, whose mean is about 0: only l~ and l~^2 enter the average curvature
         self.second = np.concatenate([second / max(n_current, 1), np.zeros((width, n_slate * (p - 1)))], axis=1)
+
+    def error_of(self, b: np.ndarray) -> np.ndarray:
+        """Covariance [A P, A P] of the slopes `T b` of fixed b [F], from requests and draws that T was regressed on.
+
+        Two halves of the users give two T, whose difference has covariance `S x (G_0^-1 + G_1^-1)`, G their Gram matrices; so S
+        [A, A] is found, and that of the whole is `S x (G_0 + G_1)^-1`.
+        """
+        apart, (one, other) = self.apart @ b, self.grams
+        both = np.linalg.inv(np.linalg.inv(_regular(one)) + np.linalg.inv(_regular(other)))
+        return np.kron(apart @ both @ apart.T / len(both), np.linalg.inv(_regular(one + other)))
 
     def _slates(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features of the logged slates [m, L] and of `draws` fresh ones [R, m, L]; the fresh actions' u [R, m, A]."""
@@ -267,6 +286,12 @@ class Replay:
             prior[self.effect[k + i]] = weight * spec.n_shown * factor * self.scale[k + i]
             scales[objective] = factor
         return prior, scales
+
+
+def _regular(gram: np.ndarray) -> np.ndarray:
+    """With a ridge that only keeps it from being singular."""
+    regular: np.ndarray = gram + 1e-8 * max(np.trace(gram), 1.0) / len(gram) * np.eye(len(gram))
+    return regular
 
 
 def _fall_back(problem: Problem, value: Value, config: SlateReplayConfig, reason: str, seed: int, progress: Progress) -> Learned:

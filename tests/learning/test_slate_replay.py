@@ -132,6 +132,19 @@ def test_a_wider_range_of_logged_actions_is_replayed_in_the_box_now(data):
     np.testing.assert_allclose(found[0], found[1], atol=0.02 * np.abs(found[0]).max())
 
 
+def test_the_slopes_error_is_their_spread_over_requests_and_draws(data):
+    """A worth of 1 for each feature: slopes of ten parts of the requests, against what `error_of` says of a part."""
+    found, said = [], []
+    for part in range(10):
+        made = replay(data.select(data.session % 10 == part), 4, seed=part)
+        b = np.zeros(made.slopes.shape[2])
+        b[: len(made.scale)] = made.scale
+        found.append(made.slopes @ b)
+        said.append(np.diag(made.error_of(b)).reshape(found[-1].shape))
+    spread = np.var(found, axis=0, ddof=1).mean()
+    assert spread == pytest.approx(np.mean(said), rel=0.4)
+
+
 def test_the_direct_effects_z_is_standard_normal_where_there_is_none():
     """Algebra alone: responses that follow the model, u half explained by the slate's features, as an action is."""
     rng = np.random.default_rng(0)
