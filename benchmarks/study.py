@@ -40,7 +40,7 @@ from benchmarks.study_report import paired, read, render
 from mtf.evaluation.gauc import Gauc, weighted_gauc
 from mtf.fileio import write_atomic
 from mtf.fusion import log_fused
-from mtf.learning.run import train_on
+from mtf.learning.run import code_sha, train_on
 from mtf.policy import Policy, bootstrap_policy
 from mtf.world.explore import Exploring, Noise, explore, join
 from mtf.world.play import play as each_step
@@ -146,7 +146,8 @@ def run_cell(folder: Path, cell: dict[str, Any], out: Path, truth_users: int) ->
     began = time.perf_counter()
     rounds = list(play(truth.world, cell, truth))
     seconds = time.perf_counter() - began
-    write_atomic(out / f"{_name(cell)}.json", json.dumps({**cell, "seconds": seconds, "rounds": rounds}, indent=1).encode())
+    found = {**cell, "code": code_sha(), "seconds": seconds, "rounds": rounds}
+    write_atomic(out / f"{_name(cell)}.json", json.dumps(found, indent=1).encode())
     return f"{cell['learner']} {cell['exploration']} seed {cell['seed']}"
 
 
