@@ -50,8 +50,10 @@ def position(action: np.ndarray, center: np.ndarray, lower: np.ndarray, upper: n
     return np.where(width > 0, 2 * (action - mid) / np.where(width > 0, width, 1), 0).astype(np.float32)
 
 
-def contains(action: np.ndarray, center: np.ndarray, lower: np.ndarray, upper: np.ndarray, tolerance: float = 1e-5) -> np.ndarray:
-    """True [n] where every dimension of the action lies in its box, within float32 rounding."""
+def contains(
+    action: np.ndarray, center: np.ndarray, lower: np.ndarray, upper: np.ndarray, tolerance: float | np.ndarray = 1e-5
+) -> np.ndarray:
+    """True [n] where every dimension of the action lies in its box, within `tolerance` (one, or [A]): float32 rounding."""
     return ((action >= center + lower - tolerance) & (action <= center + upper + tolerance)).all(axis=-1)
 
 

@@ -18,9 +18,8 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--algorithm", required=True, type=click.Choice(NAMES), help="Who learns.")
 @click.option(
     "--baseline",
-    default="logged",
-    show_default=True,
-    help="The policy deployed now: a bundle, `bootstrap` (the spec's start) or `logged` (each row's own centre).",
+    help="The policy deployed now: a bundle, `bootstrap` (the spec's start) or `logged` (each row's own centre, where all "
+    "explored rows are of one policy). Required of algorithms that stay in its box: all but bc.",
 )
 @click.option("--out", required=True, type=FOLDER, help="Where the bundle goes, with the report train.json.")
 @click.option("--spec", "spec_file", type=FOLDER, help="FusionSpec; default: spec.json beside the transitions.")
@@ -34,7 +33,7 @@ FOLDER = click.Path(path_type=Path)
 def train(
     transitions: Path,
     algorithm: str,
-    baseline: str,
+    baseline: str | None,
     out: Path,
     spec_file: Path | None,
     exploration: Path | None,
@@ -55,12 +54,18 @@ def train(
     \b
     Example:
       mtf train --transitions var/tour/transitions --algorithm slate_replay --baseline bootstrap --out var/tour/policy
-      mtf train --transitions logs.parquet --algorithm integrated_rl --set critics=24 --set lam=1 --out var/policy
+      mtf train --transitions logs.parquet --baseline logged --algorithm integrated_rl --set critics=24 --out var/policy
     """
     from mtf.learning import parallel
+    from mtf.learning.registry import algorithm as find
     from mtf.learning.run import train as run
     from mtf.spec import FusionSpec
 
+    if baseline is None and find(algorithm).config.needs_exploration:
+        raise click.UsageError(
+            "--baseline is missing: the new policy stays in the box around the one that is deployed now; give its bundle, "
+            "`bootstrap` (the spec's start), or `logged` where all explored rows are of one policy"
+        )
     overrides = {}
     for text in settings:
         name, equals, value = text.partition("=")
@@ -71,7 +76,7 @@ def train(
         transitions,
         out,
         algorithm=algorithm,
-        baseline=baseline,
+        baseline=baseline or "logged",
         spec=FusionSpec.read(spec_file) if spec_file is not None else None,
         exploration=exploration,
         steps=steps,

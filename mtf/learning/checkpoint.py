@@ -43,6 +43,14 @@ class Checkpoints:
     folder: Path
     fingerprint: str
 
+    def verify(self) -> None:
+        """Raises InputError where the newest checkpoint is of another training or damaged, before time is spent on this one."""
+        if (found := self._steps()) and self._state(found[-1])["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"checkpoint: {found[-1]} is of other data, settings or code; "
+                "give another folder, or delete this one to begin anew"
+            )
+
     def save(self, agent: Agent, *, step: int, curve: list[dict[str, float]], best: Best) -> None:
         """Write the checkpoint of `step` and delete the oldest ones."""
         tensors = {f"module.{name}": value for name, value in agent.modules.state_dict().items()}
@@ -67,14 +75,10 @@ class Checkpoints:
         if not found:
             return None
         newest = found[-1]
+        self.verify()
+        state = self._state(newest)
         try:
-            state: dict[str, Any] = json.loads((newest / "state.json").read_text())
             tensors = load_file(newest / "state.safetensors")
-            if state["fingerprint"] != self.fingerprint:
-                raise InputError(
-                    f"checkpoint: {newest} is of other data, settings or code; "
-                    "give another folder, or delete this one to begin anew"
-                )
             agent.modules.load_state_dict(_part(tensors, "module."))
             agent.generator.set_state(tensors["generator"])
             for name, optimiser in agent.optimisers.items():
@@ -82,10 +86,22 @@ class Checkpoints:
             best = (float(state["best_loss"]), int(state["best_step"]), _part(tensors, "best."))
             return Checkpoint(int(state["step"]), state["curve"], best)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"checkpoint: {newest} cannot be read: {error}; delete it to go on from the one before") from error
+            raise _unreadable(newest, error) from error
+
+    @staticmethod
+    def _state(folder: Path) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+            return {key: state[key] for key in ("step", "curve", "best_loss", "best_step", "fingerprint")}
+        except (OSError, ValueError, KeyError) as error:
+            raise _unreadable(folder, error) from error
 
     def _steps(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("step-*") if (p / "state.json").exists())
+
+
+def _unreadable(folder: Path, error: Exception) -> InputError:
+    return InputError(f"checkpoint: {folder} cannot be read: {error}; delete it to go on from the one before")
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

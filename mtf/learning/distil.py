@@ -23,11 +23,15 @@ OUTSIDE_ALLOWED = 0.01
 OUTSIDE_COST = 30.0
 BATCH = 4096
 TINY = 1e-3
+FIXED_TOLERANCE = 1e-2
+"""How far a dimension that is not explored may lie from where it was: what the gate allows, for no network is exact."""
+FIXED_UNIT = 1e-2
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """residual_rms: of network minus target, in half-widths; outside_share: of states whose action leaves the box."""
+    """residual_rms: of network minus target, in half-widths; outside_share: of states whose action leaves the box.
+    clipped_share: of states whose wanted action lay beyond the margin, a share of the box's width that is kept free."""
 
     policy: Policy
     residual_rms: float
@@ -36,6 +40,7 @@ class Distilled:
     margin: float
 
     def report(self) -> dict[str, Any]:
+        """The numbers, for train.json."""
         return {k: getattr(self, k) for k in ("residual_rms", "outside_share", "clipped_share", "margin")}
 
 
@@ -68,11 +73,12 @@ def _within(problem: Problem, action: np.ndarray, margin: float, rows: slice) ->
 def _measure(problem: Problem, policy: Policy, action: np.ndarray, target: np.ndarray) -> tuple[float, float, float]:
     """Share of states that were clipped, share whose answer leaves the box (0 where there is none), RMS of answer - target."""
     clipped = outside = 0
+    tolerance = np.where(problem.half_width > 0, 1e-5, FIXED_TOLERANCE)
     square = 0.0
     for rows in chunks(len(action)):
         answer = policy.act(problem.data.state[rows])
         clipped += int((np.abs(target[rows] - action[rows]) > 1e-6).any(axis=1).sum())
-        outside += int((~box.contains(answer, problem.center[rows], problem.lower[rows], problem.upper[rows])).sum())
+        outside += int((~box.contains(answer, problem.center[rows], problem.lower[rows], problem.upper[rows], tolerance)).sum())
         square += float(np.square((answer - target[rows]) / problem.unit, dtype=np.float64).sum())
     n = len(action)
     return clipped / n, outside / n if problem.signal.any() else 0.0, float(np.sqrt(square / target.size))
@@ -88,6 +94,7 @@ def _fit(
     problem: Problem, target: np.ndarray, low: np.ndarray, high: np.ndarray, config: Config, seed: int
 ) -> dict[str, np.ndarray]:
     z, n, phi = problem.z, len(problem.z), problem.phi
+    unit = np.where(problem.half_width > 0, problem.half_width, FIXED_UNIT).astype(np.float32)
     gram, right = 1e-8 * n * np.eye(phi.shape[1]), np.zeros((phi.shape[1], target.shape[1]))
     for rows in chunks(n):
         design = phi[rows].astype(np.float64)
@@ -98,7 +105,7 @@ def _fit(
     def beside(rows: slice) -> tuple[np.ndarray, ...]:
         """What the linear part leaves of the target and of its bounds, in half-widths."""
         start = phi[rows] @ linear
-        return tuple(((v[rows] - start) / problem.unit).astype(np.float32) for v in (target, low, high))
+        return tuple(((v[rows] - start) / unit).astype(np.float32) for v in (target, low, high))
 
     left, room_below, room_above = problem.data.arrays.build(n, beside)
     arrays = {"mean": problem.mean, "scale": problem.scale, "skip": linear[1:]}
@@ -110,8 +117,8 @@ def _fit(
         layers = _mlp(z, left, room_below, room_above, hidden, config.distil_steps, seed)
     for i, (weight, bias) in enumerate(layers):
         last = i == len(hidden)
-        arrays[f"weight_{i}"] = weight * problem.unit if last else weight
-        arrays[f"bias_{i}"] = bias * problem.unit + linear[0] if last else bias
+        arrays[f"weight_{i}"] = weight * unit if last else weight
+        arrays[f"bias_{i}"] = bias * unit + linear[0] if last else bias
     return arrays
 
 

@@ -44,12 +44,16 @@ class EvolutionConfig(Config):
     segments: int = 3
 
 
-def learn(problem: Problem, value: Value, config: EvolutionConfig, *, seed: int, progress: Progress) -> Learned:
-    """Search, and answer the best setting of its segment to every state. Raises InputError where no candidates or no spec were
-    logged, in a segment too, or where no column has that name."""
-    spec, logged = problem.data.spec, problem.data.has_candidates
-    if spec is None or not logged.any():
+def require(problem: Problem, config: EvolutionConfig) -> None:
+    """Raises InputError where no candidates or no spec were logged."""
+    if problem.data.spec is None or not problem.data.has_candidates.any():
         raise InputError("es: needs a spec and the candidates' scores of some requests; log them, or use another algorithm")
+
+
+def learn(problem: Problem, value: Value, config: EvolutionConfig, *, seed: int, progress: Progress) -> Learned:
+    """Search, and answer the best setting of its segment to every state. Raises InputError where no candidates of a segment were
+    logged, or where no column has that name."""
+    logged = problem.data.has_candidates
     part, names = _segments(problem, config)
     worth = _worth(problem, _some(np.flatnonzero(logged), config.requests))
     action, found = np.empty_like(problem.center), []

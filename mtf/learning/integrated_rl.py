@@ -131,6 +131,14 @@ def actor_loss(critics: Critics, actor: Actor, batch: Batch, unit: torch.Tensor,
     return ActorLoss(-advantage + config.lam * disagreement + config.eta * outside, advantage, disagreement, outside)
 
 
+def require(problem: Problem, config: IntegratedRLConfig) -> None:
+    """Raises InputError where `form = slate` has no candidates to replay."""
+    if config.form == "slate":
+        from mtf.learning.slate_critics import require_candidates
+
+        require_candidates(problem)
+
+
 def learn(
     problem: Problem,
     value: Value,

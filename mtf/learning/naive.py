@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mtf.learning.integrated_rl import IntegratedRLConfig, learn
+from mtf.learning.integrated_rl import IntegratedRLConfig, learn, require
 
-__all__ = ["NaiveConfig", "learn"]
+__all__ = ["NaiveConfig", "learn", "require"]
 
 
 @dataclass(frozen=True, kw_only=True)

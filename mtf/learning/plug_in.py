@@ -27,11 +27,15 @@ class PlugInConfig(Config):
     draws: int = 4
 
 
-def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, progress: Progress) -> Learned:
-    """Step along the plug-in reward's slopes. Raises InputError where no candidates, no spec or no plug-in reward exists."""
-    rows = np.flatnonzero(problem.signal & problem.data.has_candidates)
-    if problem.data.spec is None or not len(rows):
+def require(problem: Problem, config: PlugInConfig) -> None:
+    """Raises InputError where no candidates or no spec were logged."""
+    if problem.data.spec is None or not (problem.signal & problem.data.has_candidates).any():
         raise InputError("plug_in: needs a spec and the candidates' scores of explored requests; log them, or use another one")
+
+
+def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, progress: Progress) -> Learned:
+    """Step along the plug-in reward's slopes. Raises InputError where no plug-in reward exists."""
+    rows = np.flatnonzero(problem.signal & problem.data.has_candidates)
     replay = Replay(problem, value, SlateReplayConfig(draws=config.draws), rows, seed, progress)
     b = replay.prior[replay.effect]
     if not b.any():

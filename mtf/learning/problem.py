@@ -21,6 +21,7 @@ from mtf.transitions.table import TransitionSet
 Z_CLIP = 3.0
 ROUND_DECAY = 0.7
 LEAST_SESSIONS = 20
+OUTSIDE_ALLOWED = 0.01
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,10 @@ def prepare(
 
     baseline: `bootstrap` (the spec's start), `logged` (each row's own centre and box) or the folder of a bundle.
     gamma: None takes the spec's, else 0.9. half_width [A]: None takes that of the baseline's latest explored rows.
-    needs_exploration: False takes rows of which none explored too; the box has no width then.
+    needs_exploration: False takes rows of which none explored too; the box has no width then. A dimension that no row explored
+    has none either.
     Sessions with a fallback row are dropped and counted. Raises InputError where nothing explored is left, where there are
-    fewer than LEAST_SESSIONS sessions, or where the baseline does not fit the data.
+    fewer than LEAST_SESSIONS sessions, where the baseline does not fit the data, or where `logged` stands for several policies.
     """
     dropped: dict[str, int] = {}
     warnings: list[str] = []
@@ -153,6 +155,8 @@ def prepare(
         if deployed.policy is not None:
             raise InputError(f"baseline: {baseline}: none of {n} rows explored around it; use --baseline logged")
         warnings.append("no_exploration: the log teaches what was served, not what else would do; the gate will be inconclusive")
+    elif needs_exploration and deployed.policy is None:
+        _of_one_policy(data)
     own = data.exploring & (data.policy_sha == deployed.sha) if deployed.sha is not None else data.exploring
     if not own.any() and data.exploring.any():
         warnings.append("baseline_not_in_data: no explored row is of the baseline; slopes are taken at the logged centres")
@@ -162,6 +166,10 @@ def prepare(
     half_width = np.asarray(half_width, np.float32)
     if half_width.shape != (width,):
         raise InputError(f"exploration: half_width has {half_width.size} numbers, the actions {width}; give one a dimension")
+    if data.exploring.any() and (still := (half_width > 0) & ~_explored_dimensions(data)).any():
+        half_width = np.where(still, 0, half_width).astype(np.float32)
+        which = ", ".join(str(d) for d in np.flatnonzero(still))
+        warnings.append(f"unexplored_dimensions: no row explored dimension(s) {which}; the policy keeps them where they are")
     mean, scale = _moments(data.state)
     unit = np.where(half_width > 0, half_width, 1)
 
@@ -178,7 +186,21 @@ def prepare(
     nxt = _box_now(deployed, data, "next_", half_width)
     z, next_z, u, inside = data.arrays.build(n, relative)
     signal = data.exploring & inside[:, 0]
-    dropped["action_outside_its_box"] = int((data.exploring & ~signal).sum())
+    explored, dropped["action_outside_its_box"] = int(data.exploring.sum()), int((data.exploring & ~signal).sum())
+    if dropped["action_outside_its_box"] > OUTSIDE_ALLOWED * explored:
+        outside = (
+            f"`action` lies outside `center` + [`lower`, `upper`] in {explored - int(signal.sum())} of {explored} explored rows"
+        )
+        if needs_exploration and not signal.any():
+            raise InputError(
+                f"transitions: {outside}; lower and upper are offsets from the centre, and the box is the one drawn from"
+            )
+        warnings.append(f"action_outside_its_box: {outside}; they say nothing about actions")
+    weight = _round_weight(data, deployed.sha, round_decay)
+    if weight is None:
+        warnings.append(
+            "ages_unknown: rows of several policies have neither `dt` nor `ts`; older rounds count as much as new ones"
+        )
     return Problem(
         data=data,
         baseline=deployed,
@@ -193,7 +215,7 @@ def prepare(
         u=u,
         signal=signal,
         current=signal & own,
-        weight=_round_weight(data, deployed.sha, round_decay),
+        weight=weight if weight is not None else np.ones(n, np.float32),
         group=_groups(data),
         mean=mean,
         scale=scale,
@@ -277,13 +299,42 @@ def _box_now(deployed: Baseline, data: TransitionSet, when: str, half_width: np.
     return data.arrays.build(len(data), some)
 
 
-def _round_weight(data: TransitionSet, sha: str | None, decay: float) -> np.ndarray:
-    """decay ** age: the baseline's rows and any newer have age 0, the policy before it 1, and so on (by first request)."""
+def _of_one_policy(data: TransitionSet) -> None:
+    """Raises InputError where `logged` would stand for several policies: a box around each row's own centre leads nowhere."""
+    names = [s for s in dict.fromkeys(data.policy_sha[data.exploring]) if s is not None]
+    if len(names) > 1:
+        raise InputError(
+            f"baseline: `logged` takes each row's own centre for the policy that is deployed now, but the explored rows are of "
+            f"{len(names)} policies ({', '.join(s[:12] for s in names[:4])}{', ...' if len(names) > 4 else ''}); "
+            "give --baseline the bundle that is deployed"
+        )
+
+
+def _explored_dimensions(data: TransitionSet) -> np.ndarray:
+    """bool [A]: those in which some explored row's box has a width."""
+    found = np.zeros(data.action_width, bool)
+    for rows in chunks(len(data)):
+        found |= ((data.upper[rows] > data.lower[rows]) & data.exploring[rows, None]).any(axis=0)
+    return found
+
+
+def _round_weight(data: TransitionSet, sha: str | None, decay: float) -> np.ndarray | None:
+    """decay ** age: the baseline's rows and any newer have age 0, the policy before it 1, and so on, by first day and request.
+
+    None where rows of several policies say neither when they are of.
+    """
     names = [s for s in dict.fromkeys(data.policy_sha) if s is not None]
     if len(names) < 2:
         return np.ones(len(data), np.float32)
-    first = {name: data.ts[data.policy_sha == name].min() for name in names}
-    newest_first = sorted(names, key=lambda name: -first[name])
+    dated = all(d is not None for d in data.dt)
+    if not dated and data.columns and "ts" not in data.columns:
+        return None
+    # without `ts` rows are numbered in the order of their sessions' names, which says nothing of time
+    first = {}
+    for name in names:
+        of = data.policy_sha == name
+        first[name] = (min(data.dt[of]) if dated else "", data.ts[of].min())
+    newest_first = sorted(names, key=lambda name: first[name], reverse=True)
     now = newest_first.index(sha) if sha in newest_first else 0
     age = {name: max(i - now, 0) for i, name in enumerate(newest_first)}
     weight = np.ones(len(data), np.float32)

@@ -31,11 +31,15 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A name, its settings and its `learn(problem, value, config, *, seed, progress) -> Learned`."""
+    """A name, its settings and its `learn(problem, value, config, *, seed, progress) -> Learned`.
+
+    require: `require(problem, config)` raises InputError for data that it cannot learn from, before time is spent on them.
+    """
 
     name: str
     config: type[Config]
     learn: Callable[..., Learned]
+    require: Callable[..., None]
 
 
 def algorithm(name: str) -> Algorithm:
@@ -43,4 +47,4 @@ def algorithm(name: str) -> Algorithm:
     if name not in ALGORITHMS:
         raise InputError(f"algorithm: `{name}` is not known; use one of {', '.join(ALGORITHMS)}")
     module = importlib.import_module(f"mtf.learning.{name}")
-    return Algorithm(name, getattr(module, ALGORITHMS[name][0]), module.learn)
+    return Algorithm(name, getattr(module, ALGORITHMS[name][0]), module.learn, getattr(module, "require", lambda *_: None))

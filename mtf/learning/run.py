@@ -34,6 +34,11 @@ from mtf.spec import FusionSpec
 from mtf.transitions.table import MAPPED_FROM, TransitionSet, load_transitions
 
 SHRINK_AT_MOST = 0.2
+UNSETTLED = (
+    "unsettled_value: sessions are cut, and V at their ends still moved when its fit was stopped; log longer sessions, or use a "
+    "smaller gamma"
+)
+CANDIDATES_AT_ONCE = 8192
 CODE = (
     "learning",
     "transitions/arrays.py",
@@ -139,12 +144,16 @@ def train_on(
         problem = prepare(data, baseline, half_width=half_width, needs_exploration=config.needs_exploration)
         if config.needs_exploration:
             warnings += constant_reward(problem.data)
-        stages.done("prepare")
-        value = fit_value(problem)
-        stages.done("value")
+        chosen.require(problem, config)
         kept = {}
         if checkpoints is not None and isinstance(config, TrainerConfig):
-            kept = {"checkpoints": _checkpoints(checkpoints, problem, algorithm, config, seed)}
+            kept["checkpoints"] = _checkpoints(checkpoints, problem, algorithm, config, seed)
+            kept["checkpoints"].verify()
+        stages.done("prepare")
+        value = fit_value(problem)
+        if not value.settled:
+            warnings.append(UNSETTLED)
+        stages.done("value")
         learned = chosen.learn(problem, value, config, seed=seed, progress=stages, **kept)
         stages.done("learn")
         lineage = Lineage(
@@ -192,16 +201,22 @@ def train_on(
 
 
 def _checkpoints(folder: Path, problem: Problem, algorithm: str, config: Config, seed: int) -> Checkpoints:
-    """Checkpoints that only a training of the same rows, settings, seed and code will take up."""
-    digest = hashlib.sha256(f"{algorithm} {seed} {code_sha()} {problem.baseline.sha}".encode())
+    """Checkpoints that only a training of the same rows, settings, seed, code and number of processes will take up."""
+    digest = hashlib.sha256(f"{algorithm} {seed} {code_sha()} {problem.baseline.sha} {parallel.size()}".encode())
     digest.update(msgspec.json.encode(config.to_dict(), order="sorted"))
     digest.update(f"{problem.gamma} {problem.half_width.tolist()}".encode())
     data = problem.data
-    read = (problem.z, problem.next_z, problem.u, problem.center, problem.weight, data.reward, data.terminal)
-    for rows in (*read, data.lower, data.upper, data.next_center, data.next_lower, data.next_upper, data.session, data.step):
-        digest.update(np.ascontiguousarray(rows).data)
+    read = (problem.z, problem.next_z, problem.u, problem.center, problem.weight, problem.signal, data.reward, data.terminal)
+    boxes = (data.lower, data.upper, data.next_center, data.next_lower, data.next_upper)
+    for column in (*read, *boxes, data.session, data.step, data.user, data.value_mask, data.behaviour):
+        digest.update(b"none" if column is None else np.ascontiguousarray(column).data)
     for user in data.user_ids:
         digest.update(f"{user} ".encode())
+    logged = np.flatnonzero(data.has_candidates)
+    for start in range(0, len(logged), CANDIDATES_AT_ONCE):
+        scores, count = data.candidates(logged[start : start + CANDIDATES_AT_ONCE])
+        digest.update(scores.data)
+        digest.update(count.data)
     return Checkpoints(folder, digest.hexdigest())
 
 

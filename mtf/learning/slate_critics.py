@@ -31,14 +31,18 @@ class SlatePart:
     report: dict[str, Any]
 
 
-def slate_part(problem: Problem, value: Value, scale: float, *, seed: int, progress: Progress) -> SlatePart:
-    """Replay the explored requests once. Raises InputError where fewer than half of them logged their candidates."""
-    rows = np.flatnonzero(problem.signal & problem.data.has_candidates)
-    explored = int(problem.signal.sum())
-    if problem.data.spec is None or len(rows) < 0.5 * explored:
+def require_candidates(problem: Problem) -> None:
+    """Raises InputError where fewer than half of the explored requests logged their candidates."""
+    logged, explored = int((problem.signal & problem.data.has_candidates).sum()), int(problem.signal.sum())
+    if problem.data.spec is None or logged < 0.5 * explored:
         raise InputError(
-            f"form = 'slate': {len(rows)} of {explored} explored rows logged their candidates; log them, or use 'advantage'"
+            f"form = 'slate': {logged} of {explored} explored rows logged their candidates; log them, or use 'advantage'"
         )
+
+
+def slate_part(problem: Problem, value: Value, scale: float, *, seed: int, progress: Progress) -> SlatePart:
+    """Replay the explored requests once."""
+    rows = np.flatnonzero(problem.signal & problem.data.has_candidates)
     replay = Replay(problem, value, SlateReplayConfig(), rows, seed, progress, keep=True)
     assert replay.effects is not None
     moments = (replay.folds[0] + replay.folds[1]).columns(replay.model)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mtf.learning.integrated_rl import IntegratedRLConfig, learn
+from mtf.learning.integrated_rl import IntegratedRLConfig, learn, require
 
-__all__ = ["UnifiedRLConfig", "learn"]
+__all__ = ["UnifiedRLConfig", "learn", "require"]
 
 
 @dataclass(frozen=True, kw_only=True)

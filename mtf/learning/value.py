@@ -25,7 +25,8 @@ SETTLED, TINY = 1e-3, 1e-9
 class Value:
     """float32 [n]: v = V(s), next_v = V(s') (0 where terminal), ret = G, the return-to-go, bootstrapped at cut ends.
 
-    Each row's V was fitted on the users of the other fold. coefficients [2, p] for the groups and the quadratic terms.
+    Each row's V was fitted on the users of the other fold (what it bootstraps from at cut ends was not, entirely).
+    coefficients [2, p] for the groups and the quadratic terms. settled: bootstrapping from cut ends came to rest.
     """
 
     v: np.ndarray
@@ -34,6 +35,7 @@ class Value:
     residual: np.ndarray
     gamma: float
     coefficients: np.ndarray
+    settled: bool = True
 
     @property
     def continuation_residual(self) -> np.ndarray:
@@ -54,17 +56,21 @@ def fit_value(problem: Problem) -> Value:
     reward = data.total_reward
     # a first guess that is exact where rewards and ends do not depend on anything
     next_v = np.full(n, reward.mean() / (1 - gamma * (1 - data.terminal.mean())), np.float32)
+    settled = not cut.any()
     for _ in range(PASSES if cut.any() else 1):
         boosted = reward + np.where(cut, gamma * next_v, 0).astype(np.float32)
         ret = replace(data, reward=boosted[:, None]).returns(gamma).astype(np.float32)
         folds = _moments(problem, now, ret)
-        coefficients = np.stack([ridge(folds[1 - f], now.penalty)[:, 0] for f in (0, 1)])
+        coefficients = np.stack(
+            [_for_every_group(ridge(folds[1 - f], now.penalty)[:, 0], folds[1 - f], now.n_groups) for f in (0, 1)]
+        )
         v = now.predict(coefficients)
         before, next_v = next_v, np.where(data.terminal, 0, nxt.predict(coefficients)).astype(np.float32)
         if np.abs(next_v - before)[cut].max(initial=0) <= SETTLED * np.abs(next_v[cut]).max(initial=TINY):
+            settled = True
             break
     residual = reward + gamma * next_v - v
-    return Value(v, next_v, ret, residual, gamma, coefficients)
+    return Value(v, next_v, ret, residual, gamma, coefficients, settled)
 
 
 class _Design:
@@ -95,6 +101,15 @@ class _Design:
             both = self.chunk(rows) @ b
             out[rows] = both[np.arange(len(both)), self.fold[rows]]
         return out
+
+
+def _for_every_group(coefficients: np.ndarray, moments: Moments, n_groups: int) -> np.ndarray:
+    """An intercept for groups that this fold has no row of, too: the mean of the others'."""
+    seen = np.diag(moments.xx)[:n_groups]
+    if (seen > 0).all() or not seen.any():
+        return coefficients
+    mean = float(seen @ coefficients[:n_groups] / seen.sum())
+    return np.concatenate([np.where(seen > 0, coefficients[:n_groups], mean), coefficients[n_groups:]])
 
 
 def _moments(problem: Problem, design: _Design, ret: np.ndarray) -> list[Moments]:

@@ -184,7 +184,9 @@ class TransitionSet:
         """bool [n]: rows that logged all candidates' scores."""
         if self.cand_scores is None:
             return np.zeros(len(self), bool)
-        return np.asarray(pc.is_valid(self.cand_scores).to_numpy(zero_copy_only=False), bool)
+        # a request without any candidate says as little as one that logged none
+        length = pc.fill_null(pc.binary_length(self.cand_scores), 0)
+        return np.asarray(length.to_numpy(zero_copy_only=False) > 0, bool)
 
 
 def load_transitions(

@@ -85,6 +85,27 @@ def test_rows_that_do_not_say_what_they_were_drawn_from(tmp_path, name):
         train(tmp_path, None, algorithm="linear_advantage", baseline="logged", progress=False)
 
 
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("algorithm", "says", "settings"),
+    [
+        ("es", "es: needs a spec and the candidates' scores", {}),
+        ("plug_in", "plug_in: needs a spec and the candidates' scores", {}),
+        ("integrated_rl", "form = 'slate': 0 of [0-9]+ explored rows logged", {"form": "slate"}),
+        ("unified_rl", "form = 'slate': 0 of [0-9]+ explored rows logged", {"form": "slate"}),
+    ],
+)
+def test_no_candidates_where_they_are_needed(algorithm, says, settings):
+    refused(make_sessions(50, seed=0, slope=SLOPE), says, algorithm, overrides=settings)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("algorithm", sorted(set(LEARNERS) - {"bc"}))
+def test_bounds_that_were_logged_as_actions(algorithm):
+    data = make_sessions(50, seed=0, slope=SLOPE)
+    refused(replace(data, lower=data.lower + 1, upper=data.upper + 1), "`action` lies outside .* are offsets", algorithm)
+
+
 def test_explored_rows_of_held_out_users_alone():
     from mtf.learning.problem import prepare, users_held_out
 
@@ -94,19 +115,30 @@ def test_explored_rows_of_held_out_users_alone():
     refused(replace(data, exploring=held, **still), "all explored rows are of the held-out users", "td3_bc")
 
 
-def test_a_checkpoint_of_another_configuration_seed_or_data(tmp_path):
+def test_a_checkpoint_of_another_configuration_seed_or_data(tmp_path, monkeypatch):
     few = {"steps": "20", "batch": "32", "critics": "2", "checkpoint_every": "10", "distil_steps": "5"}
     data = make_sessions(60, seed=0, slope=SLOPE)
     first = {"algorithm": "integrated_rl", "overrides": few, "checkpoints": tmp_path}
     train_on(data, None, baseline="logged", progress=False, **first)
     says = "of other data, settings or code; give another folder, or delete this one"
+    with monkeypatch.context() as soon:
+        soon.setattr("mtf.learning.run.fit_value", lambda *_: pytest.fail("it went on to fit V"))
+        foreign(data, says, first, few)
+    # nobody wrote over what was there
+    again = train_on(data, None, baseline="logged", progress=False, **first)
+    assert again.report["algorithm"]["resumed_from"] == 20
+
+
+def foreign(data, says, first, few):
+    """Another training by its settings, seed, algorithm, or by any of what it reads of the data."""
     refused(data, says, **first | {"overrides": few | {"lam": "1"}})
     refused(data, says, **first | {"seed": 1})
     refused(data, says, **first | {"algorithm": "unified_rl"})
     refused(replace(data, reward=data.reward * 2), says, **first)
-    # nobody wrote over what was there
-    again = train_on(data, None, baseline="logged", progress=False, **first)
-    assert again.report["algorithm"]["resumed_from"] == 20
+    refused(replace(data, value_mask=~data.value_mask), says, **first)
+    refused(replace(data, user=data.user[::-1].copy()), says, **first)
+    logged = pa.chunked_array([pa.array([b"\0\0" * 8] * len(data), pa.binary())])
+    refused(replace(data, cand_scores=logged, spec=small_spec()), says, **first)
 
 
 def test_a_bundle_that_is_not_what_was_trained(tmp_path):

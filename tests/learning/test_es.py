@@ -14,7 +14,6 @@ from mtf.learning.progress import Progress
 from mtf.learning.value import fit_value
 from mtf.policy import Lineage, constant_policy
 from tests.conftest import small_spec
-from tests.evaluation.conftest import make_sessions
 from tests.learning.test_train import with_candidates
 
 SPEC = small_spec()
@@ -95,9 +94,3 @@ def test_a_score_in_other_units_does_no_harm(problem):
     (calibrated,) = search(prepare(replace(data, behaviour=behaviour), "logged")).report["settings"]
     (plain,) = search(problem).report["settings"]
     assert calibrated["before"] == pytest.approx(0.5 * plain["before"], rel=0.02)
-
-
-def test_it_says_what_it_needs():
-    problem = prepare(make_sessions(100, seed=0, slope=np.zeros(2)), "logged")
-    with pytest.raises(InputError, match="needs a spec and the candidates' scores"):
-        search(problem)

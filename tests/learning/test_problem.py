@@ -85,6 +85,45 @@ def test_an_action_outside_its_own_box_carries_no_signal_and_is_counted(data):
     assert prepare(replace(data, action=action), "logged").dropped["action_outside_its_box"] == 0
 
 
+def test_boxes_that_hold_none_of_their_actions_are_refused_and_some_are_a_warning(data):
+    """As bounds are that were logged as actions instead of offsets."""
+    away = replace(data, lower=data.lower + 1, upper=data.upper + 1)
+    with pytest.raises(InputError, match=r"`action` lies outside .* offsets from the centre"):
+        prepare(away, "logged")
+    some = (data.session % 2 == 0)[:, None]
+    half = prepare(replace(data, lower=data.lower + some, upper=data.upper + some), "logged")
+    assert any(w.startswith("action_outside_its_box: `action` lies outside") for w in half.warnings)
+    assert not prepare(data, "logged").warnings
+
+
+def test_logged_stands_for_one_policy(data):
+    """A box around each row's own centre holds every policy that was ever served: no step from it leads anywhere."""
+    two = relabel(data, policy_sha=np.where(data.session % 2, "b" * 64, "a" * 64).astype(object))
+    with pytest.raises(InputError, match=r"`logged` .* rows are of 2 policies .* give --baseline the bundle"):
+        prepare(two, "logged")
+    prepare(two, "logged", needs_exploration=False)
+    prepare(relabel(data, policy_sha=np.full(len(data), "a" * 64, object)), "logged")
+
+
+def test_a_dimension_that_no_row_explored_is_not_moved(data):
+    """The box of the rows is as wide as 0 in dimension 1, whatever the box to learn for says."""
+    flat = {name: getattr(data, name) * np.array([1, 0], np.float32) for name in ("lower", "upper", "action")}
+    found = prepare(replace(data, **flat), "logged", half_width=np.array([0.3, 0.3]))
+    np.testing.assert_allclose(found.half_width, [0.3, 0])
+    assert any(w.startswith("unexplored_dimensions: no row explored dimension(s) 1;") for w in found.warnings)
+
+
+def test_rounds_are_of_their_days_where_no_time_was_logged(data):
+    """Rows without `ts` are numbered in the order of their sessions' names."""
+    sha = np.where(data.session < 100, "new", "old").astype(object)
+    days = np.where(data.session < 100, "2026-01-02", "2026-01-01").astype(object)
+    dated = prepare(relabel(data, policy_sha=sha, dt=days), "logged", needs_exploration=False)
+    np.testing.assert_allclose(dated.weight, np.where(data.session < 100, 1, 0.7), rtol=1e-6)
+    undated = prepare(replace(relabel(data, policy_sha=sha), columns=("state",)), "logged", needs_exploration=False)
+    assert (undated.weight == 1).all()
+    assert any(w.startswith("ages_unknown") for w in undated.warnings)
+
+
 def test_a_session_with_a_fallback_row_is_left_out_whole_and_counted(data):
     fallback = np.full(len(data), None, object)
     fallback[data.starts[7]] = "timeout"

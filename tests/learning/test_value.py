@@ -11,7 +11,8 @@ from tests.evaluation.conftest import make_sessions
 
 
 def problem(data):
-    return prepare(data, "logged")
+    # of several policies, too: V does not ask whose box it is
+    return prepare(data, "logged", needs_exploration=False)
 
 
 def of_ones(ended):
@@ -79,3 +80,22 @@ def test_gamma_zero_is_the_reward_itself():
     value = fit_value(prepare(data, "logged", gamma=0.0))
     np.testing.assert_allclose(value.ret, data.total_reward, rtol=1e-6)
     np.testing.assert_allclose(value.residual, data.total_reward - value.v, atol=1e-5)
+
+
+def test_a_policy_that_one_fold_alone_has_gets_a_level_too():
+    """Users under a policy of their own, all of one fold: their value is about that of the others, not 0 less it."""
+    data = make_sessions(600, seed=3, slope=np.zeros(2))
+    few = (problem(data).fold == 0) & (data.user < 12)
+    apart = replace(data, reward=data.reward + 9, policy_sha=np.where(few, "b", "a").astype(object))
+    found = problem(apart)
+    value = fit_value(found)
+    assert value.v[few].mean() == pytest.approx(value.ret[few].mean(), rel=0.25)
+
+
+def test_cut_sessions_whose_value_does_not_settle_are_said():
+    """Sessions of one row, all cut: V at their end is a guess of V, which gamma near 1 moves for long."""
+    data = make_sessions(400, seed=5, slope=np.zeros(2))
+    cut = replace(data, session=np.arange(len(data)), step=np.zeros(len(data), int), terminal=np.zeros(len(data), bool))
+    assert not fit_value(prepare(cut, "logged", gamma=0.99)).settled
+    assert fit_value(prepare(cut, "logged", gamma=0.5)).settled
+    assert fit_value(problem(data)).settled
