@@ -58,7 +58,7 @@ def refresh(
         problem = prepare(data, baseline, half_width=half)
         value = fit_value(problem)
         tests = slope_tests(problem, value, problem.current)
-        loss, loss_se = exploration_cost(problem, value)
+        q, covariance = curvature(problem, value)
     target = _open(policy, problem)
     before = problem.half_width
     move = np.abs(act(target, problem.data.state) - problem.center)
@@ -91,12 +91,17 @@ def refresh(
                 rule=rule,
             )
         )
-    ratio = np.square(widths).sum() / max(float(np.square(before).sum()), 1e-12)
-    loss, loss_se = loss * ratio / reward, loss_se * ratio / reward
+
+    def cost(half_width: np.ndarray) -> tuple[float, float]:
+        loss, se = exploration_cost(q, covariance, half_width / problem.unit)
+        return loss / reward, se / reward
+
+    loss, loss_se = cost(widths)
     reason = "within its budget"
     if loss - loss_se > budget:
         factor = max((budget / loss) ** 0.5, floor / float(widths.max()))
-        widths, loss, loss_se = widths * factor, loss * factor**2, loss_se * factor**2
+        widths = widths * factor
+        loss, loss_se = cost(widths)
         reason = f"narrowed by {factor:.2f}: exploring would cost more than its budget"
     document = ExplorationDocument(
         policy_sha=target.sha,
@@ -110,23 +115,34 @@ def refresh(
     return write_exploration(document, out) if out is not None else document.named()
 
 
-def exploration_cost(problem: Problem, value: Value) -> tuple[float, float]:
-    """(reward a request that exploring around the baseline costs, standard error), by the curvature of the TD residual in u.
+def curvature(problem: Problem, value: Value) -> tuple[np.ndarray, np.ndarray]:
+    """q [A] of `A = u . c - q . u^2` and its covariance [A, A], in reward a request; u in half-widths of the problem's box.
 
-    With `A = u . c - q . (u^2 - 1/3)` the box's middle earns `sum_d q_d / 3` more than the box: q by least squares.
+    Least squares of the TD residual on u^2, given the state, in the rows that explored around the baseline. 0 where nothing
+    varies. The baseline's rows must outnumber the unknowns.
     """
-    rows = problem.current
-    varied = problem.half_width > 0
-    square = np.square(problem.u[rows][:, varied].astype(np.float64))
-    square -= square.mean(axis=0)
-    y = value.residual[rows].astype(np.float64)
+    rows, varied = problem.current, problem.half_width > 0
     phi = problem.phi[rows].astype(np.float64)
-    y -= phi @ np.linalg.lstsq(phi, y, rcond=None)[0]
+    square = np.square(problem.u[rows][:, varied].astype(np.float64))
+    both = np.column_stack([value.residual[rows].astype(np.float64), square])
+    both -= phi @ np.linalg.lstsq(phi, both, rcond=None)[0]
+    y, square = both[:, 0], both[:, 1:]
     inverse = np.linalg.pinv(square.T @ square, hermitian=True)
-    q = -inverse @ (square.T @ y)
-    noise = float(np.square(y + square @ q).mean())
-    ones = np.full(len(q), 1 / 3)
-    return float(ones @ q), float(np.sqrt(noise * ones @ inverse @ ones))
+    found = -inverse @ (square.T @ y)
+    noise = np.square(y + square @ found).sum() / (len(y) - phi.shape[1] - len(found))
+    q, covariance = np.zeros(len(varied)), np.zeros((len(varied), len(varied)))
+    q[varied] = found
+    covariance[np.ix_(varied, varied)] = noise * inverse
+    return q, covariance
+
+
+def exploration_cost(q: np.ndarray, covariance: np.ndarray, width: np.ndarray) -> tuple[float, float]:
+    """(reward a request that exploring loses, standard error) in a box of half-widths `width` [A], in units of q's own box.
+
+    u_d^2 is `width_d^2 / 3` in the mean of a box that is not cut, and 0 in its middle: `sum_d q_d width_d^2 / 3`.
+    """
+    share = np.square(width) / 3
+    return float(share @ q), float(np.sqrt(max(share @ covariance @ share, 0.0)))
 
 
 def _open(policy: Policy | Path | str, problem: Problem) -> Policy:

@@ -7,7 +7,7 @@ import pytest
 
 from mtf.contracts.exploration import Dimension, ExplorationDocument, read_exploration
 from mtf.errors import InputError
-from mtf.exploration.refresh import exploration_cost, refresh
+from mtf.exploration.refresh import curvature, exploration_cost, refresh
 from mtf.learning.problem import prepare
 from mtf.learning.value import fit_value
 from mtf.policy import Lineage, Policy, constant_policy
@@ -103,11 +103,46 @@ def test_exploring_costs_what_its_curvature_says():
     found = []
     for seed in range(8):
         problem = prepare(make_sessions(4000, seed=seed, slope=np.zeros(2), bend=2.0), "logged")
-        found.append(exploration_cost(problem, fit_value(problem)))
+        found.append(exploration_cost(*curvature(problem, fit_value(problem)), np.ones(2)))
     cost, se = np.array(found).T
     truth = LEVEL * 2.0 * 2 * 0.3**2 / 3
     assert cost.mean() == pytest.approx(truth, abs=3.5 * cost.std(ddof=1) / np.sqrt(8))
     assert se.mean() == pytest.approx(cost.std(ddof=1), rel=0.6)
+
+
+def test_a_quadratic_is_found_exactly_and_costs_its_mean_over_the_box():
+    """Residual 2 + s_0 - .6 u_0^2 + .2 u_1^2 in half-widths of .3, the third dimension fixed."""
+    made = make_sessions(400, seed=4, slope=np.zeros(3))
+    made = replace(made, **{name: getattr(made, name) * np.array([1, 1, 0], np.float32) for name in ("lower", "upper", "action")})
+    problem = prepare(made, "logged")
+    value, u = fit_value(problem), problem.u.astype(np.float64)
+    exact = 2 + problem.z[:, 0] - 0.6 * u[:, 0] ** 2 + 0.2 * u[:, 1] ** 2
+    q, covariance = curvature(problem, replace(value, residual=exact))
+    assert q == pytest.approx([0.6, -0.2, 0.0], abs=1e-6)
+    assert np.abs(covariance).max() < 1e-9
+    # .6 / 3 - .2 / 3, then .6 * 4 / 3 - .2 / 12
+    assert exploration_cost(q, covariance, np.ones(3))[0] == pytest.approx(0.4 / 3, abs=1e-6)
+    wide = np.array([2.0, 0.5, 1.0])
+    assert exploration_cost(q, covariance, wide)[0] == pytest.approx(0.8 - 0.05 / 3, abs=1e-6)
+    # noise of variance 1: q's is 1 / (n var(u^2)), hardly shared by two dimensions, and goes with the fourth power of the width
+    noise = np.random.default_rng(0).normal(size=len(u))
+    q, covariance = curvature(problem, replace(value, residual=exact + noise))
+    variance = 1 / (len(u) * 4 / 45)
+    assert np.diag(covariance) == pytest.approx([variance, variance, 0], rel=0.15)
+    assert exploration_cost(q, covariance, wide)[1] == pytest.approx(
+        np.sqrt((4 / 3) ** 2 + (0.25 / 3) ** 2) * variance**0.5, rel=0.1
+    )
+
+
+def test_the_cost_is_that_of_the_dimension_that_bends():
+    """Rewards 2 - 3 a_0^2 without noise: .3 -> .375 in the dimension that bends costs 3 * .375^2 / 3 of the mean, 1.91."""
+    made = make_sessions(8000, seed=5, slope=np.zeros(2), end=1.0)
+    made = replace(made, reward=(2 - 3 * made.action[:, :1] ** 2).astype(np.float32))
+    bends, flat = (box_of(made, at(*action), cap=1.0) for action in ((0.25, 0.0), (0.0, 0.25)))
+    assert (bends.half_width, flat.half_width) == ((0.375, 0.3), (0.3, 0.375))
+    assert bends.expected_loss == pytest.approx(0.375**2 / 1.91, rel=0.02)
+    assert flat.expected_loss == pytest.approx(0.3**2 / 1.91, rel=0.02)
+    assert max(bends.loss_se, flat.loss_se) < 0.001
 
 
 def test_a_box_that_costs_more_than_its_budget_is_narrowed_to_it():
