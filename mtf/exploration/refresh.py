@@ -4,11 +4,20 @@ For each dimension, h the half-width that the logs were explored with:
     widen   (x 1.25) where most states' new actions lie beyond .8 h: the slope points out of the box
     shrink  (x .8)   where the slope is known to be worth less than .2 % of the reward a request, even at its 95 % bound
     moved            never below the 90 % quantile of |mu_new - mu_bp|, so that the next move of that size stays inside
-all within [floor, cap]. Then everything is narrowed by one factor where exploring costs more than its budget.
+all within [floor, cap]. Then the budget, which binds the cost's upper side (its estimate + 1 standard error, so the lower
+bound of what exploring earns), taken at the new widths:
+    where it would be exceeded, nothing grows further than the budget allows
+    where it is exceeded all the same and the cost is known not to be 0 (at its 95 % bound), all is narrowed by one factor,
+    down to the floor, until it is not
+A cost that cannot be told from 0 narrows nothing: the error of a curvature a half-width depends on the rows and not on the
+width, so that few rows would exceed any budget at any width and take the box to its floor, round after round, where even
+less can be learned. Where that error exceeds the budget nothing grows either: a cost below 0 counts as 0. Where the cost is
+known, its upper side is at most 1.5 times its estimate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +35,9 @@ from mtf.transitions.table import TransitionSet, load_transitions
 WIDEN, SHRINK = 1.25, 0.8
 OUTWARD = 0.8
 SETTLED_SHARE = 0.002
+KNOWN = 1.96
 DIGITS = 4
+BISECTIONS = 30
 
 
 def refresh(
@@ -44,7 +55,8 @@ def refresh(
     """The box for `policy`, from the training users' rows that explored around `baseline`; written to `out` if given.
 
     policy: the one that the box will be around; the baseline itself gives the champion's next box.
-    previous: the box in force (default: that of the baseline's latest rows). budget: share of the reward a request.
+    previous: the box in force (default: that of the baseline's latest rows). budget: share of the reward a request that
+    exploring may cost; floor and cap, normalised half-widths of every dimension that varies, come before it.
     Raises InputError where the policy does not fit the rows, or where floor, cap and quantile make no sense.
     """
     if not (0 < floor <= cap <= 1 and 0 < quantile <= 1 and budget > 0):
@@ -72,14 +84,12 @@ def refresh(
             rule, width = "fixed", 0.0
         elif outward[d] > 0.5:
             rule, width = "widen", before[d] * WIDEN
-        elif abs(slope[d]) + 1.96 * se[d] < SETTLED_SHARE * reward:
+        elif abs(slope[d]) + KNOWN * se[d] < SETTLED_SHARE * reward:
             rule, width = "shrink", before[d] * SHRINK
         else:
             rule, width = "keep", float(before[d])
-        if rule != "fixed":
-            if reached[d] > width:
-                rule, width = "moved", float(reached[d])
-            width = min(max(width, floor), cap)
+        if rule != "fixed" and reached[d] > width:
+            rule, width = "moved", float(reached[d])
         widths[d] = width
         evidence.append(
             Dimension(
@@ -92,20 +102,19 @@ def refresh(
             )
         )
 
-    def cost(half_width: np.ndarray) -> tuple[float, float]:
-        loss, se = exploration_cost(q, covariance, half_width / problem.unit)
+    def limited(width: np.ndarray) -> np.ndarray:
+        # in the digits that are written, so that the cost is that of the box that is served
+        return np.where(before > 0, np.clip(np.round(width, DIGITS), floor, cap), 0.0)
+
+    def cost(width: np.ndarray) -> tuple[float, float]:
+        loss, se = exploration_cost(q, covariance, width / problem.unit)
         return loss / reward, se / reward
 
+    widths, reason = within_budget(limited(widths), limited(np.minimum(widths, before)), budget, limited, cost)
     loss, loss_se = cost(widths)
-    reason = "within its budget"
-    if loss - loss_se > budget:
-        factor = max((budget / loss) ** 0.5, floor / float(widths.max()))
-        widths = widths * factor
-        loss, loss_se = cost(widths)
-        reason = f"narrowed by {factor:.2f}: exploring would cost more than its budget"
     document = ExplorationDocument(
         policy_sha=target.sha,
-        half_width=tuple(_round(w) for w in widths),
+        half_width=tuple(widths.tolist()),
         budget=budget,
         expected_loss=_round(loss),
         loss_se=_round(loss_se),
@@ -143,6 +152,45 @@ def exploration_cost(q: np.ndarray, covariance: np.ndarray, width: np.ndarray) -
     """
     share = np.square(width) / 3
     return float(share @ q), float(np.sqrt(max(share @ covariance @ share, 0.0)))
+
+
+def within_budget(
+    wanted: np.ndarray,
+    held: np.ndarray,
+    budget: float,
+    limited: Callable[[np.ndarray], np.ndarray],
+    cost: Callable[[np.ndarray], tuple[float, float]],
+) -> tuple[np.ndarray, str]:
+    """The box [A] between `wanted`, `held` (the same without what grows) and the floor that the budget allows, and why.
+
+    limited: the nearest box within the floor and the cap. cost: (loss, standard error) of a box, in the budget's unit.
+    """
+
+    def fits(width: np.ndarray) -> bool:
+        loss, se = cost(width)
+        return max(loss, 0.0) + se <= budget
+
+    if fits(wanted):
+        return wanted, "within its budget"
+    share, width = _largest(lambda t: limited(held + t * (wanted - held)), fits)
+    if fits(width):
+        return width, f"grown by {share:.0%} of what was asked for: all of it might cost more than its budget"
+    loss, se = cost(held)
+    if loss <= KNOWN * se:
+        return held, "not grown: it might cost more than its budget, and its cost cannot be told from 0; gather more rows"
+    factor, width = _largest(lambda t: limited(held * t), fits)
+    if fits(width):
+        return width, f"narrowed by {factor:.2f}: exploring might cost more than its budget"
+    return width, "narrowed to its floor: exploring might cost more than its budget even there"
+
+
+def _largest(path: Callable[[float], np.ndarray], fits: Callable[[np.ndarray], bool]) -> tuple[float, np.ndarray]:
+    """The largest t in [0, 1) whose box fits, by bisection, and that box; 0 where none does. That of 1 does not fit."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(path(middle)) else (low, middle)
+    return low, path(low)
 
 
 def _open(policy: Policy | Path | str, problem: Problem) -> Policy:
