@@ -26,7 +26,7 @@ from mtf.contracts.exploration import Dimension, ExplorationDocument, write_expl
 from mtf.errors import InputError
 from mtf.learning.diagnostics import slope_tests
 from mtf.learning.distil import act
-from mtf.learning.problem import Problem, prepare
+from mtf.learning.problem import Problem, prepare, require_fit
 from mtf.learning.threads import fixed_threads
 from mtf.learning.value import Value, fit_value
 from mtf.policy import Policy, bootstrap_policy, load_policy
@@ -57,7 +57,8 @@ def refresh(
     policy: the one that the box will be around; the baseline itself gives the champion's next box.
     previous: the box in force (default: that of the baseline's latest rows). budget: share of the reward a request that
     exploring may cost; floor and cap, normalised half-widths of every dimension that varies, come before it.
-    Raises InputError where the policy does not fit the rows, or where floor, cap and quantile make no sense.
+    Raises InputError where the policy does not fit the rows, where too few of them explored around the baseline within their
+    own boxes, where `previous` varies what they do not, or where floor, cap, quantile and budget make no sense.
     """
     if not (0 < floor <= cap <= 1 and 0 < quantile <= 1 and budget > 0):
         raise InputError(
@@ -68,10 +69,11 @@ def refresh(
     half = np.array(previous.half_width, np.float32) if previous is not None else None
     with fixed_threads():
         problem = prepare(data, baseline, half_width=half)
+        target = _open(policy, problem)
+        _require_rows(problem)
         value = fit_value(problem)
         tests = slope_tests(problem, value, problem.current)
         q, covariance = curvature(problem, value)
-    target = _open(policy, problem)
     before = problem.half_width
     move = np.abs(act(target, problem.data.state) - problem.center)
     reached = np.quantile(move, quantile, axis=0)
@@ -128,7 +130,7 @@ def curvature(problem: Problem, value: Value) -> tuple[np.ndarray, np.ndarray]:
     """q [A] of `A = u . c - q . u^2` and its covariance [A, A], in reward a request; u in half-widths of the problem's box.
 
     Least squares of the TD residual on u^2, given the state, in the rows that explored around the baseline. 0 where nothing
-    varies. The baseline's rows must outnumber the unknowns.
+    varies. There must be more of those rows than columns of the two (`refresh` sees to it).
     """
     rows, varied = problem.current, problem.half_width > 0
     phi = problem.phi[rows].astype(np.float64)
@@ -193,6 +195,24 @@ def _largest(path: Callable[[float], np.ndarray], fits: Callable[[np.ndarray], b
     return low, path(low)
 
 
+def _require_rows(problem: Problem) -> None:
+    """Raises InputError where the rows that explored around the baseline cannot say what its box is worth."""
+    varied, rows = problem.half_width > 0, problem.current
+    count, unknowns, name = int(rows.sum()), problem.phi.shape[1] + int(varied.sum()), problem.baseline.name
+    if count <= unknowns:
+        raise InputError(
+            f"transitions: {count} row(s) around {name} have `action` in their own box (center + lower to center + upper), "
+            f"{problem.dropped['action_outside_its_box']} outside of it; log more than {unknowns} inside, with the center, "
+            "lower and upper that their actions were drawn from"
+        )
+    still = np.flatnonzero(varied & ~problem.u[rows].any(axis=0))
+    if len(still):
+        raise InputError(
+            f"exploration: half_width[{still[0]}] is {problem.half_width[still[0]]:g} and no row around {name} varies there; "
+            "give the box that they explored"
+        )
+
+
 def _open(policy: Policy | Path | str, problem: Problem) -> Policy:
     if isinstance(policy, Policy):
         found = policy
@@ -202,11 +222,8 @@ def _open(policy: Policy | Path | str, problem: Problem) -> Policy:
         found = bootstrap_policy(problem.data.spec)
     else:
         found = load_policy(policy)
-    if (found.state_width, found.action_width) != (problem.data.state_width, problem.data.action_width):
-        raise InputError(
-            f"policy: maps {found.state_width} -> {found.action_width}; the transitions hold "
-            f"{problem.data.state_width} -> {problem.data.action_width}"
-        )
+    name = "policy:" if isinstance(policy, Policy) else f"policy: {policy}"
+    require_fit(name, found, problem.data, "give a policy of the spec that they were logged under")
     return found
 
 

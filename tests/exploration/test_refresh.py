@@ -297,6 +297,37 @@ def test_a_policy_that_does_not_fit_is_refused(data):
         box_of(data, "bootstrap")
 
 
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_policy_of_another_spec_is_refused(tmp_path, as_folder):
+    """Its actions mean other powers and biases, however well its widths fit."""
+    spec, other = small_spec(), small_spec(power_high=(3.0, 2.0))
+    made = replace(make_sessions(60, seed=0, slope=np.zeros(4)), spec=spec)
+    policy = constant_policy(np.zeros(4), 3, spec=other, lineage=Lineage(algorithm="t"))
+    if as_folder:
+        policy.write(tmp_path / "p")
+    message = f"^policy: .*was made for spec {other.version}, the transitions are of {spec.version}; give a policy of the spec"
+    with pytest.raises(InputError, match=message):
+        box_of(made, tmp_path / "p" if as_folder else policy)
+
+
+def test_rows_outside_their_own_boxes_are_named(data):
+    """All of them; then all but a handful, of which no curvature could be told."""
+    outside = (data.action + np.array([1, 0, 0])).astype(np.float32)
+    with pytest.raises(InputError, match=r"(?s)^transitions: .*box.*(upper|outside)"):
+        box_of(replace(data, action=outside), at(0.0, 0.0, 0.0))
+    few = np.where(np.arange(len(data))[:, None] < 6, data.action, outside)
+    message = rf"^transitions: 6 row\(s\) around logged .*, {len(data) - 6} outside of it; log more than 6 inside,"
+    with pytest.raises(InputError, match=message):
+        box_of(replace(data, action=few), at(0.0, 0.0, 0.0))
+
+
+def test_a_box_in_force_that_the_rows_did_not_explore_is_named(data):
+    with pytest.raises(
+        InputError, match=r"^exploration: half_width\[2\] is 0.1 and no row around logged varies there; give the box"
+    ):
+        box_of(data, at(0.0, 0.0, 0.0), previous=box_in_force(0.3, 0.3, 0.1))
+
+
 def test_the_start_can_be_what_it_is_around():
     spec = small_spec(start=(0.1, 0.0, 0.0, 0.0))
     made = replace(make_sessions(300, seed=0, slope=np.zeros(4)), spec=spec)
