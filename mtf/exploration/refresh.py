@@ -4,11 +4,20 @@ For each dimension, h the half-width that the logs were explored with:
     widen   (x 1.25) where most states' new actions lie beyond .8 h: the slope points out of the box
     shrink  (x .8)   where the slope is known to be worth less than .2 % of the reward a request, even at its 95 % bound
     moved            never below the 90 % quantile of |mu_new - mu_bp|, so that the next move of that size stays inside
-all within [floor, cap]. Then everything is narrowed by one factor where exploring costs more than its budget.
+all within [floor, cap]. Then the budget, which binds the cost's upper side (its estimate + 1 standard error, so the lower
+bound of what exploring earns), taken at the new widths:
+    where it would be exceeded, nothing grows further than the budget allows
+    where it is exceeded all the same and the cost is known not to be 0 (at its 95 % bound), all is narrowed by one factor,
+    down to the floor, until it is not
+A cost that cannot be told from 0 narrows nothing: the error of a curvature a half-width depends on the rows and not on the
+width, so that few rows would exceed any budget at any width and take the box to its floor, round after round, where even
+less can be learned. Where that error exceeds the budget nothing grows either: a cost below 0 counts as 0. Where the cost is
+known, its upper side is at most 1.5 times its estimate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +26,7 @@ from mtf.contracts.exploration import Dimension, ExplorationDocument, write_expl
 from mtf.errors import InputError
 from mtf.learning.diagnostics import slope_tests
 from mtf.learning.distil import act
-from mtf.learning.problem import Problem, prepare
+from mtf.learning.problem import Problem, prepare, require_fit
 from mtf.learning.threads import fixed_threads
 from mtf.learning.value import Value, fit_value
 from mtf.policy import Policy, bootstrap_policy, load_policy
@@ -26,7 +35,9 @@ from mtf.transitions.table import TransitionSet, load_transitions
 WIDEN, SHRINK = 1.25, 0.8
 OUTWARD = 0.8
 SETTLED_SHARE = 0.002
+KNOWN = 1.96
 DIGITS = 4
+BISECTIONS = 30
 
 
 def refresh(
@@ -44,8 +55,10 @@ def refresh(
     """The box for `policy`, from the training users' rows that explored around `baseline`; written to `out` if given.
 
     policy: the one that the box will be around; the baseline itself gives the champion's next box.
-    previous: the box in force (default: that of the baseline's latest rows). budget: share of the reward a request.
-    Raises InputError where the policy does not fit the rows, or where floor, cap and quantile make no sense.
+    previous: the box in force (default: that of the baseline's latest rows). budget: share of the reward a request that
+    exploring may cost; floor and cap, normalised half-widths of every dimension that varies, come before it.
+    Raises InputError where the policy does not fit the rows, where too few of them explored around the baseline within their
+    own boxes, where `previous` varies what they do not, or where floor, cap, quantile and budget make no sense.
     """
     if not (0 < floor <= cap <= 1 and 0 < quantile <= 1 and budget > 0):
         raise InputError(
@@ -56,10 +69,11 @@ def refresh(
     half = np.array(previous.half_width, np.float32) if previous is not None else None
     with fixed_threads():
         problem = prepare(data, baseline, half_width=half)
+        target = _open(policy, problem)
+        _require_rows(problem)
         value = fit_value(problem)
         tests = slope_tests(problem, value, problem.current)
-        loss, loss_se = exploration_cost(problem, value)
-    target = _open(policy, problem)
+        q, covariance = curvature(problem, value)
     before = problem.half_width
     move = np.abs(act(target, problem.data.state) - problem.center)
     reached = np.quantile(move, quantile, axis=0)
@@ -72,14 +86,12 @@ def refresh(
             rule, width = "fixed", 0.0
         elif outward[d] > 0.5:
             rule, width = "widen", before[d] * WIDEN
-        elif abs(slope[d]) + 1.96 * se[d] < SETTLED_SHARE * reward:
+        elif abs(slope[d]) + KNOWN * se[d] < SETTLED_SHARE * reward:
             rule, width = "shrink", before[d] * SHRINK
         else:
             rule, width = "keep", float(before[d])
-        if rule != "fixed":
-            if reached[d] > width:
-                rule, width = "moved", float(reached[d])
-            width = min(max(width, floor), cap)
+        if rule != "fixed" and reached[d] > width:
+            rule, width = "moved", float(reached[d])
         widths[d] = width
         evidence.append(
             Dimension(
@@ -91,16 +103,20 @@ def refresh(
                 rule=rule,
             )
         )
-    ratio = np.square(widths).sum() / max(float(np.square(before).sum()), 1e-12)
-    loss, loss_se = loss * ratio / reward, loss_se * ratio / reward
-    reason = "within its budget"
-    if loss - loss_se > budget:
-        factor = max((budget / loss) ** 0.5, floor / float(widths.max()))
-        widths, loss, loss_se = widths * factor, loss * factor**2, loss_se * factor**2
-        reason = f"narrowed by {factor:.2f}: exploring would cost more than its budget"
+
+    def limited(width: np.ndarray) -> np.ndarray:
+        # in the digits that are written, so that the cost is that of the box that is served
+        return np.where(before > 0, np.clip(np.round(width, DIGITS), floor, cap), 0.0)
+
+    def cost(width: np.ndarray) -> tuple[float, float]:
+        loss, se = exploration_cost(q, covariance, width / problem.unit)
+        return loss / reward, se / reward
+
+    widths, reason = within_budget(limited(widths), limited(np.minimum(widths, before)), budget, limited, cost)
+    loss, loss_se = cost(widths)
     document = ExplorationDocument(
         policy_sha=target.sha,
-        half_width=tuple(_round(w) for w in widths),
+        half_width=tuple(widths.tolist()),
         budget=budget,
         expected_loss=_round(loss),
         loss_se=_round(loss_se),
@@ -110,23 +126,91 @@ def refresh(
     return write_exploration(document, out) if out is not None else document.named()
 
 
-def exploration_cost(problem: Problem, value: Value) -> tuple[float, float]:
-    """(reward a request that exploring around the baseline costs, standard error), by the curvature of the TD residual in u.
+def curvature(problem: Problem, value: Value) -> tuple[np.ndarray, np.ndarray]:
+    """q [A] of `A = u . c - q . u^2` and its covariance [A, A], in reward a request; u in half-widths of the problem's box.
 
-    With `A = u . c - q . (u^2 - 1/3)` the box's middle earns `sum_d q_d / 3` more than the box: q by least squares.
+    Least squares of the TD residual on u^2, given the state, in the rows that explored around the baseline. 0 where nothing
+    varies. There must be more of those rows than columns of the two (`refresh` sees to it).
     """
-    rows = problem.current
-    varied = problem.half_width > 0
-    square = np.square(problem.u[rows][:, varied].astype(np.float64))
-    square -= square.mean(axis=0)
-    y = value.residual[rows].astype(np.float64)
+    rows, varied = problem.current, problem.half_width > 0
     phi = problem.phi[rows].astype(np.float64)
-    y -= phi @ np.linalg.lstsq(phi, y, rcond=None)[0]
+    square = np.square(problem.u[rows][:, varied].astype(np.float64))
+    both = np.column_stack([value.residual[rows].astype(np.float64), square])
+    both -= phi @ np.linalg.lstsq(phi, both, rcond=None)[0]
+    y, square = both[:, 0], both[:, 1:]
     inverse = np.linalg.pinv(square.T @ square, hermitian=True)
-    q = -inverse @ (square.T @ y)
-    noise = float(np.square(y + square @ q).mean())
-    ones = np.full(len(q), 1 / 3)
-    return float(ones @ q), float(np.sqrt(noise * ones @ inverse @ ones))
+    found = -inverse @ (square.T @ y)
+    noise = np.square(y + square @ found).sum() / (len(y) - phi.shape[1] - len(found))
+    q, covariance = np.zeros(len(varied)), np.zeros((len(varied), len(varied)))
+    q[varied] = found
+    covariance[np.ix_(varied, varied)] = noise * inverse
+    return q, covariance
+
+
+def exploration_cost(q: np.ndarray, covariance: np.ndarray, width: np.ndarray) -> tuple[float, float]:
+    """(reward a request that exploring loses, standard error) in a box of half-widths `width` [A], in units of q's own box.
+
+    u_d^2 is `width_d^2 / 3` in the mean of a box that is not cut, and 0 in its middle: `sum_d q_d width_d^2 / 3`.
+    """
+    share = np.square(width) / 3
+    return float(share @ q), float(np.sqrt(max(share @ covariance @ share, 0.0)))
+
+
+def within_budget(
+    wanted: np.ndarray,
+    held: np.ndarray,
+    budget: float,
+    limited: Callable[[np.ndarray], np.ndarray],
+    cost: Callable[[np.ndarray], tuple[float, float]],
+) -> tuple[np.ndarray, str]:
+    """The box [A] between `wanted`, `held` (the same without what grows) and the floor that the budget allows, and why.
+
+    limited: the nearest box within the floor and the cap. cost: (loss, standard error) of a box, in the budget's unit.
+    """
+
+    def fits(width: np.ndarray) -> bool:
+        loss, se = cost(width)
+        return max(loss, 0.0) + se <= budget
+
+    if fits(wanted):
+        return wanted, "within its budget"
+    share, width = _largest(lambda t: limited(held + t * (wanted - held)), fits)
+    if fits(width):
+        return width, f"grown by {share:.0%} of what was asked for: all of it might cost more than its budget"
+    loss, se = cost(held)
+    if loss <= KNOWN * se:
+        return held, "not grown: it might cost more than its budget, and its cost cannot be told from 0; gather more rows"
+    factor, width = _largest(lambda t: limited(held * t), fits)
+    if fits(width):
+        return width, f"narrowed by {factor:.2f}: exploring might cost more than its budget"
+    return width, "narrowed to its floor: exploring might cost more than its budget even there"
+
+
+def _largest(path: Callable[[float], np.ndarray], fits: Callable[[np.ndarray], bool]) -> tuple[float, np.ndarray]:
+    """The largest t in [0, 1) whose box fits, by bisection, and that box; 0 where none does. That of 1 does not fit."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(path(middle)) else (low, middle)
+    return low, path(low)
+
+
+def _require_rows(problem: Problem) -> None:
+    """Raises InputError where the rows that explored around the baseline cannot say what its box is worth."""
+    varied, rows = problem.half_width > 0, problem.current
+    count, unknowns, name = int(rows.sum()), problem.phi.shape[1] + int(varied.sum()), problem.baseline.name
+    if count <= unknowns:
+        raise InputError(
+            f"transitions: {count} row(s) around {name} have `action` in their own box (center + lower to center + upper), "
+            f"{problem.dropped['action_outside_its_box']} outside of it; log more than {unknowns} inside, with the center, "
+            "lower and upper that their actions were drawn from"
+        )
+    still = np.flatnonzero(varied & ~problem.u[rows].any(axis=0))
+    if len(still):
+        raise InputError(
+            f"exploration: half_width[{still[0]}] is {problem.half_width[still[0]]:g} and no row around {name} varies there; "
+            "give the box that they explored"
+        )
 
 
 def _open(policy: Policy | Path | str, problem: Problem) -> Policy:
@@ -138,11 +222,8 @@ def _open(policy: Policy | Path | str, problem: Problem) -> Policy:
         found = bootstrap_policy(problem.data.spec)
     else:
         found = load_policy(policy)
-    if (found.state_width, found.action_width) != (problem.data.state_width, problem.data.action_width):
-        raise InputError(
-            f"policy: maps {found.state_width} -> {found.action_width}; the transitions hold "
-            f"{problem.data.state_width} -> {problem.data.action_width}"
-        )
+    name = "policy:" if isinstance(policy, Policy) else f"policy: {policy}"
+    require_fit(name, found, problem.data, "give a policy of the spec that they were logged under")
     return found
 
 
