@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from mtf.learning.checkpoint import Checkpoints
-from mtf.learning.networks import Actor
+from mtf.learning.critic_report import calibrate_action, calibrate_value, critic_warnings
+from mtf.learning.networks import Actor, JointCritics
 from mtf.learning.problem import Problem, users_held_out
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
@@ -39,7 +40,9 @@ class ActorCriticConfig(TrainerConfig):
 
 
 class ActorCritic(Agent):
-    """An agent that can say what it would do."""
+    """An agent that can say what it would do, and whose critics say what that is worth."""
+
+    critics: JointCritics
 
     @abstractmethod
     def move(self, batch: Batch) -> torch.Tensor:
@@ -87,7 +90,7 @@ def run(
     pool, kept = (torch.from_numpy(np.flatnonzero(of & problem.signal)) for of in (~held, held))
     trained = fit(agent, rows, pool, kept, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)
     with torch.no_grad():
-        (move,) = problem.data.arrays.build(len(rows), lambda some: (agent.move(rows.part(some)).numpy(),))
+        move, values, q = problem.data.arrays.build(len(rows), lambda some: _seen(agent, rows.part(some)))
     step = shorten(problem.moves(problem.step_action(move)), config.max_rms_step, problem.half_width > 0, problem.data.arrays)
     report: dict[str, Any] = {
         "rms_wanted": step.rms_wanted,
@@ -96,5 +99,14 @@ def run(
         "flat": trained.flat,
         "best_step": trained.best_step,
         "resumed_from": trained.resumed,
+        "held_out_action": calibrate_action(problem, value, held, (q - values.mean(1)) * scale),
+        "held_out_value": calibrate_value(value, held, q * scale),
+        "warnings": critic_warnings(value, values, scale),
     }
     return Learned(problem.step_action(step.y), report)
+
+
+def _seen(agent: ActorCritic, batch: Batch) -> tuple[np.ndarray, ...]:
+    """The step [n, A]; each critic's value in the middle of the box [n, m]; their mean Q of the logged action [n]."""
+    q = agent.critics(batch.now, batch.u).mean(0)
+    return agent.move(batch).numpy(), agent.critics.value(batch.now).T.numpy(), q.numpy()

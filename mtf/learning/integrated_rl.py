@@ -24,6 +24,7 @@ from torch import nn
 
 from mtf.learning import penalty
 from mtf.learning.checkpoint import Checkpoints
+from mtf.learning.critic_report import calibrate_action, calibrate_value, critic_warnings, edge_share
 from mtf.learning.networks import Actor, AdvantageCritics, JointCritics, SlateCritics, soft_update
 from mtf.learning.problem import Problem, users_held_out
 from mtf.learning.progress import Progress
@@ -32,7 +33,6 @@ from mtf.learning.rows import Batch, act, tensors
 from mtf.learning.step import shorten
 from mtf.learning.trainer import Agent, Trained, TrainerConfig, descend, fit
 from mtf.learning.value import Value
-from mtf.transitions.arrays import chunks
 
 Critics = AdvantageCritics | JointCritics | SlateCritics
 LAST_RATE = 0.05
@@ -249,75 +249,37 @@ def _result(
     q, arrays = rows.reward.shape[1], problem.data.arrays
 
     def some(part: slice) -> tuple[np.ndarray, ...]:
-        """Move, V of each critic, and the groups' mean V and A, of some rows."""
+        """Move, V of each critic, the groups' mean V and A, and the critics' disagreement on A, of some rows."""
         batch = rows.part(part)
         values = agent.critics.value(batch.now)
         joint = isinstance(agent.critics, JointCritics)
         advantage = agent.critics(batch.now, batch.u) - values if joint else agent.critics.logged_part(batch)
         means = (of.unflatten(0, (q, -1)).mean(1).sum(0).numpy() for of in (values, advantage))
-        return agent.actor(batch.z).numpy(), values.T.numpy(), *means
+        apart = advantage.unflatten(0, (q, -1)).std(1, unbiased=False).sum(0)
+        return agent.actor(batch.z).numpy(), values.T.numpy(), *means, apart.numpy()
 
-    move, values_all, total, a = arrays.build(len(rows), some)
+    move, values_all, total, a, spread = arrays.build(len(rows), some)
     varied = problem.half_width > 0
     wanted = problem.moves(problem.step_action(move))
     step = shorten(wanted, config.max_rms_step, varied, arrays)
     report: dict[str, Any] = {
         "rms_wanted": step.rms_wanted,
-        "wanted_edge_share": _edge_share(wanted, varied),
+        "wanted_edge_share": edge_share(wanted, varied),
         "reward_scale": scale,
         "curve": trained.curve,
         "flat": trained.flat,
         "best_step": trained.best_step,
         "resumed_from": trained.resumed,
         "held_out_action": calibrate_action(problem, value, held, a * scale),
-        "held_out_value": _calibrate_value(value, held, (total + a) * scale),
-        "warnings": _warnings(value, config, values_all, scale, q),
+        "held_out_value": calibrate_value(value, held, (total + a) * scale),
+        "spread": float(spread.mean()) * scale,
+        "warnings": [*critic_warnings(value, values_all, scale, q), *_sign(value, config)],
         **extra,
     }
     return Learned(problem.step_action(step.y), report)
 
 
-def calibrate_action(problem: Problem, value: Value, held: np.ndarray, advantage: np.ndarray) -> dict[str, float]:
-    """On held-out explored rows: slope of the TD residual on A, and the share of it that A explains."""
-    rows = held & problem.signal
-    if rows.sum() < 100:
-        return {}
-    y = value.residual[rows].astype(np.float64)
-    y -= y.mean()
-    x = advantage[rows].astype(np.float64)
-    x -= x.mean()
-    square = float(x @ x)
-    slope = float(x @ y) / square if square > 1e-12 * float(y @ y) else float("nan")
-    return {"slope": slope, "explained_share": float(1 - np.square(y - x).sum() / max(float(y @ y), 1e-30))}
-
-
-def _calibrate_value(value: Value, held: np.ndarray, q: np.ndarray) -> dict[str, float]:
-    """On held-out users: slope of the realised return-to-go on Q(s, a), and their means."""
-    rows = held if held.sum() >= 100 else np.ones(len(q), bool)
-    x, y = q[rows].astype(np.float64), value.ret[rows].astype(np.float64)
-    cov = np.cov(x, y)
-    return {
-        "slope": float(cov[0, 1] / max(cov[0, 0], 1e-30)),
-        "mean_q": float(x.mean()),
-        "mean_return": float(y.mean()),
-    }
-
-
-def _edge_share(y: np.ndarray, varied: np.ndarray) -> float:
-    edge = sum(int((np.abs(y[rows][:, varied]) > 0.9).sum()) for rows in chunks(len(y)))
-    return edge / max(len(y) * int(varied.sum()), 1)
-
-
-def _warnings(value: Value, config: IntegratedRLConfig, values: np.ndarray, scale: float, groups: int) -> list[str]:
-    found = []
-    largest = max(float(values.max()), -float(values.min())) * scale
-    returns = float(np.abs(value.ret).max())
-    if not np.isfinite(largest) or largest > 10 * max(returns, scale):
-        found.append(f"divergence: a critic's value reaches {largest:.3g}, returns {returns:.3g}")
-    critics = values.shape[1]
-    dead = sum(float(values[:, i].std()) < 1e-3 / groups for i in range(critics))
-    if dead:
-        found.append(f"dead_critics: {dead} of {critics} give the same value to every state")
+def _sign(value: Value, config: IntegratedRLConfig) -> list[str]:
     if config.target == "phi" and value.ret.mean() < 0:
-        found.append("negative_values: phi favours leaving the box where values are negative; --set target=subtract")
-    return found
+        return ["negative_values: phi favours leaving the box where values are negative; --set target=subtract"]
+    return []

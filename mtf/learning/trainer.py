@@ -7,6 +7,7 @@ is killed goes on from its last checkpoint and ends in the same parameters, bit 
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def fit(
     """Train `agent` for `config.steps` on the rows numbered in `pool`; it is left with the parameters to keep.
 
     held: numbers of the held-out rows. checkpoints: where to write them and to resume from.
-    Raises InputError where a checkpoint is of another training, or where no row is left to train on.
+    Raises InputError where a checkpoint is of another training, where no row is left to train on, or where a loss diverges.
     """
     if not len(pool):
         raise InputError(f"{name}: all explored rows are of the held-out users; log more users, or lower --set held_out")
@@ -112,6 +113,7 @@ def fit(
         losses = agent.update(rows.take(draw(pool, step, config.batch, seed)), step)
         if step % every == 0 or step == config.steps:
             point = {"step": float(step), **{key: float(parallel.mean(value)) for key, value in losses.items()}}
+            _finite(point, name)
             if watched is not None:
                 with torch.no_grad():
                     point["held_out"] = float(agent.held_out_loss(watched))
@@ -124,6 +126,15 @@ def fit(
     if config.keep == "best" and best[2]:
         agent.modules.load_state_dict(best[2])
     return Trained(curve, best[1], begin)
+
+
+def _finite(point: dict[str, float], name: str) -> None:
+    """Raises InputError where a loss is not a number any more: nothing that follows would be."""
+    if lost := [key for key, value in point.items() if not math.isfinite(value)]:
+        raise InputError(
+            f"{name}: divergence: `{lost[0]}` is {point[lost[0]]} at step {point['step']:.0f}; take smaller "
+            "steps (the learning rates are among this algorithm's settings), or another algorithm"
+        )
 
 
 def draw(pool: torch.Tensor, step: int, batch: int, seed: int) -> torch.Tensor:
