@@ -56,8 +56,8 @@ def edge_share(y: np.ndarray, varied: np.ndarray) -> float:
 
 
 def critic_warnings(value: Value, values: np.ndarray, scale: float, groups: int = 1) -> list[str]:
-    """Named warnings of critics whose values of the states are `values` [n, m], times `scale` in rewards; groups: of reward heads,
-    which share the return."""
+    """Named warnings of critics whose values of the states are `values` [n, m], times `scale` in rewards. groups: of reward
+    heads, which share the return."""
     found = []
     largest = max(float(values.max()), -float(values.min())) * scale
     returns = float(np.abs(value.ret).max())
