@@ -41,8 +41,8 @@ ROWS_A_COLUMN = 50
 class SlateReplayConfig(LinearAdvantageConfig):
     """draws: fresh actions a request, in pairs mirrored at the box's middle, 4 at least; more is slower and smoother.
 
-    max_z: largest |z| of a direct slope that the assumption survives. Of 10 dimensions chance alone passes 3 in a run of 40, and 4 in
-        one of 1,600; and it does so where slopes happen to look steep, which the fall-back would follow.
+    max_z: largest |z| of a direct slope that the assumption survives. Chance alone passes 3 in one run of 40 of 10 dimensions,
+        and 4 in one of 1,600; and it does so where slopes happen to look steep, which the fall-back would follow.
     plug_in: shrink towards the plug-in reward (False: towards no effect).
     curvature: let the replayed curvature shorten the step.
     """

@@ -13,9 +13,10 @@ from mtf.errors import InputError, IntegrityError
 from mtf.learning.registry import ALGORITHMS
 from mtf.learning.run import train, train_on
 from mtf.policy import Lineage, constant_policy, load_policy
+from mtf.transitions.table import is_gate_user
 from tests.conftest import small_spec
 from tests.evaluation.conftest import make_sessions
-from tests.transitions.files import to_table, write_transitions
+from tests.transitions.files import LISTS, to_table, write_transitions
 
 SLOPE = np.array([1.0, -1.0])
 LEARNERS = sorted(set(ALGORITHMS) - {"es", "plug_in"})
@@ -104,6 +105,27 @@ def test_no_candidates_where_they_are_needed(algorithm, says, settings):
 def test_bounds_that_were_logged_as_actions(algorithm):
     data = make_sessions(50, seed=0, slope=SLOPE)
     refused(replace(data, lower=data.lower + 1, upper=data.upper + 1), "`action` lies outside .* are offsets", algorithm)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("mapped_from", [1, 10**6], ids=["mapped", "in memory"])
+@pytest.mark.parametrize("name", [*LISTS, "next_center", "next_lower", "next_upper", "behaviour"])
+def test_a_number_that_is_not_finite(tmp_path, name, mapped_from):
+    data = make_sessions(50, seed=0, slope=SLOPE)
+    table = to_table(data)
+    for extra in ("next_center", "next_lower", "next_upper"):
+        table = table.append_column(extra, pa.array(getattr(data, extra).tolist(), pa.list_(pa.float32())))
+    table = table.append_column("behaviour", pa.array([[0.0, 1.0, 0.0]] * len(data), pa.list_(pa.float32())))
+    place = table.column_names.index(name)
+    # the last value of a row in the middle, of a user that training reads
+    row = next(i for i in range(100, len(data)) if not is_gate_user(table["user_id"][i].as_py()))
+    for value in (float("nan"), float("inf"), None):
+        rows = table.column(name).to_pylist()
+        rows[row][-1] = value
+        pq.write_table(table.set_column(place, name, pa.array(rows, table.schema.field(name).type)), tmp_path / "x.parquet")
+        with pytest.raises(InputError, match=rf"`{name}`\[\d\] is (nan|inf) in row \d+; drop or mend"):
+            train(tmp_path, tmp_path / "p", algorithm="bc", baseline="logged", mapped_from=mapped_from, progress=False)
+        assert [f.name for f in tmp_path.iterdir()] == ["x.parquet"]
 
 
 def test_explored_rows_of_held_out_users_alone():

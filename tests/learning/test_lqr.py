@@ -126,9 +126,9 @@ def gains(policy: Policy) -> np.ndarray:
     return (policy.act(-ends) - policy.act(ends)) / 0.4
 
 
-def system(path: Path, policy: Policy, width: int, seed: int) -> None:
-    """400 users, sessions of eight steps that are cut, not ended."""
-    rng, users, length = np.random.default_rng(seed), 400, 8
+def system(path: Path, policy: Policy, width: int, seed: int, users: int) -> None:
+    """Sessions of eight steps that are cut, not ended."""
+    rng, length = np.random.default_rng(seed), 8
     state = rng.uniform(-HALF, HALF, (users, width)).astype(np.float32)
     steps = []
     for step in range(length):
@@ -144,8 +144,18 @@ def system(path: Path, policy: Policy, width: int, seed: int) -> None:
     write(path, session_id=user, user_id=user, terminal=np.zeros(len(user), bool), **columns)
 
 
-@pytest.mark.parametrize("width", [1, 3])
-def test_rounds_lead_to_the_gain_of_the_riccati_equation(tmp_path, width):
+@pytest.mark.parametrize(
+    ("algorithm", "width", "users", "settings"),
+    [
+        ("linear_advantage", 1, 400, {}),
+        ("linear_advantage", 3, 400, {}),
+        # what each dimension earns is noise to the nine others
+        ("linear_advantage", 10, 1600, {}),
+        ("integrated_rl", 1, 400, ENSEMBLE),
+    ],
+    ids=["linear_advantage-1", "linear_advantage-3", "linear_advantage-10", "integrated_rl-1"],
+)
+def test_rounds_lead_to_the_gain_of_the_riccati_equation(tmp_path, algorithm, width, users, settings):
     """Steps are made shorter, as those of one length would pass the optimum by."""
     assert worth(GAIN) == pytest.approx(VALUE, abs=5e-6)
     policy = constant_policy(np.zeros(width), width, spec=None, lineage=Lineage(algorithm="start"))
@@ -153,11 +163,12 @@ def test_rounds_lead_to_the_gain_of_the_riccati_equation(tmp_path, width):
     values = [worth(0.0)]
     for number, step in enumerate((0.5, 0.4, 0.2, 0.1)):
         folder = tmp_path / str(number)
-        system(folder / "rows" / "part.parquet", policy, width, number)
-        policy = improved(folder, baseline, "linear_advantage", {}, step)
+        system(folder / "rows" / "part.parquet", policy, width, number, users)
+        policy = improved(folder, baseline, algorithm, settings, step)
         baseline = folder / "policy"
         values.append(float(np.mean([worth(k) for k in np.diag(gains(policy))])))
         # nearer in every round, until it is there
         assert values[-1] < max(values[-2], 1.001 * VALUE)
-    np.testing.assert_allclose(gains(policy), GAIN * np.eye(width), atol=0.1)
+    # of a hundred gains one or two are further off
+    np.testing.assert_allclose(gains(policy), GAIN * np.eye(width), atol=0.1 if width < 10 else 0.15)
     assert values[-1] == pytest.approx(VALUE, rel=0.01)

@@ -162,12 +162,13 @@ def test_the_direct_effects_z_is_standard_normal_where_there_is_none():
 
 
 def test_without_signal_the_policy_hardly_moves(data):
-    """Rewards dealt out anew: the mean step of `evidence_step` is under .15. One mediator that noise favours moves all dimensions
-    at once, so a deal moves the policy not at all or much, and only the mean over deals says something."""
+    """Rewards dealt out anew. One mediator that noise favours moves all dimensions at once, so a deal moves the policy much or,
+    as the step as a whole must be sure, not at all: half of the deals at least, and a tenth of the box on the mean."""
     few = data.select(data.session % 2 == 0)
     moves = []
     for seed in range(8):
         found = learned(replace(few, reward=np.random.default_rng(seed).permutation(few.reward)))
         assert found.report["used"] == "slate_replay"
         moves.append(np.abs(found.action - few.center).mean() / 0.4)
-    assert np.mean(moves) < 0.15
+    assert np.mean(moves) < 0.1
+    assert np.median(moves) == 0
