@@ -39,6 +39,8 @@ def render(cells: list[Cell], worlds: dict[str, dict[str, float]]) -> str:
         lines += [f"{_label(group)} {_by_round(group)}" for group in groups]
         lines += ["", f"{_HEAD} worst end  round  headroom  of the model-free ceiling  GAUC   UVC   UDT  flat  warned"]
         lines += [f"{_label(group)} {_last(group, facts)}" for group in groups]
+        for group in groups:
+            lines += _mixed(f"{_name(group[0])} {group[0]['exploration']} {group[0]['users']:,}", group)
     return "\n".join(lines)
 
 
@@ -77,6 +79,12 @@ def paired(cells: list[Cell], world: str, pairs: list[tuple[str, ...]], users: i
     return "\n".join(lines)
 
 
+def _mixed(name: str, cells: list[Cell]) -> list[str]:
+    """A line where cells that are taken together were made by different code; cells that do not say count as one form."""
+    forms = len({cell.get("code", "-") for cell in cells})
+    return [f"{name}: cells of {forms} forms of the code"] if forms > 1 else []
+
+
 _HEAD = f"{'learner':<32} {'data':<4} {'users':>7} {'box':>4} {'seeds':>5}"
 
 
@@ -96,10 +104,13 @@ def _short(cell: Cell) -> str:
     return f"{cell['learner']}{'' if cell['pooled'] else ':fresh'}@{cell['exploration']}"
 
 
+def _name(cell: Cell) -> str:
+    return f"{cell['learner']}{'' if cell['pooled'] else ' (fresh)'}"
+
+
 def _label(group: list[Cell]) -> str:
     c = group[0]
-    name = c["learner"] + ("" if c["pooled"] else " (fresh)")
-    return f"{name:<32} {c['exploration']:<4} {c['users']:>7,} {c['box']:>4} {len(group):>5}"
+    return f"{_name(c):<32} {c['exploration']:<4} {c['users']:>7,} {c['box']:>4} {len(group):>5}"
 
 
 def _by_round(group: list[Cell]) -> str:
