@@ -1,4 +1,7 @@
-"""The information ceiling: what an idealised learner could reach from so many sessions a round, before any result is read.
+"""The model-free ceiling: what an idealised learner could reach from so many sessions a round, before any result is read.
+
+It learns from the slopes of the reward alone. A learner with a model of the slate, such as slate replay, knows more of the
+same sessions and may lie above: a share beyond 1 is no error.
 
 The learner gets unbiased slopes with the noise that the logs have, and knows the curvature c of the return and the spread of
 the optimum around the start. Let the optimal action be linear in F state features beside an intercept, `.3` away in root mean
@@ -8,8 +11,8 @@ way is worth the headroom. A round of n requests in a box of half-width h observ
     v = 3 sd^2 / (n h^2 c^2)        sd: of the TD residual; h^2 / 3: the variance of a uniform draw
 
 and after k rounds the optimal estimate (Kalman's) has variance `1 / (1 / p + k / v)`, p the coefficient's variance before.
-The share of headroom reached is one minus the remaining over the initial square distance. A real learner also has to learn p, and
-may not leave its box: below the ceiling.
+The share of headroom reached is one minus the remaining over the initial square distance. A real learner of slopes also has to
+learn p, and may not leave its box: below the ceiling.
 
     python -m benchmarks.ceiling --world var/worlds/personalised --oracle var/oracles/personalised/oracle.json
 """

@@ -142,11 +142,12 @@ def _end_with(parent: int) -> None:
 
 def run_cell(folder: Path, cell: dict[str, Any], out: Path, truth_users: int) -> str:
     """Play one cell and write its file; returns its name."""
+    code = _code()
     truth = _truths(folder, truth_users)
     began = time.perf_counter()
     rounds = list(play(truth.world, cell, truth))
     seconds = time.perf_counter() - began
-    found = {**cell, "code": code_sha(), "seconds": seconds, "rounds": rounds}
+    found = {**cell, "code": code, "seconds": seconds, "rounds": rounds}
     write_atomic(out / f"{_name(cell)}.json", json.dumps(found, indent=1).encode())
     return f"{cell['learner']} {cell['exploration']} seed {cell['seed']}"
 
@@ -264,6 +265,12 @@ class _Shown:
         found = weighted_gauc(user, self.valid.ravel(), final.ravel(), self.reward.ravel() + 1.0)
         assert found is not None, "no user has both a valid and another impression"
         return found
+
+
+@functools.cache
+def _code() -> str:
+    """Hash of the training code; once a process, for what is edited later is not what runs."""
+    return code_sha()
 
 
 @functools.cache

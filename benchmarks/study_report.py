@@ -1,10 +1,11 @@
 """What the study's cells say: tables a world, and paired differences over seeds.
 
-GAUC: MTF-GAUC by the label valid; UVC, UDT: lifts, in %, of valid watches and of time watched. ceiling: the share of the
-information ceiling, if the best action depends on five features, and on all of them. flat: trainings whose held-out loss
-had stopped falling, of those that take steps. warned: rounds whose training gave a warning.
+GAUC: MTF-GAUC by the label valid; UVC, UDT: lifts, in %, of valid watches and of time watched. of the model-free ceiling: the
+lift as a share of what an idealised learner without a model of the slate could reach (`benchmarks/ceiling.py`), if the best
+action depends on five features, and on all of them; slate replay has such a model and may exceed it. flat: trainings whose
+held-out loss had stopped falling, of those that take steps. warned: rounds whose training gave a warning.
 
-Headroom and the information ceiling come from `docs/results/worlds.json`, the figures that docs/results/worlds.md measured.
+Headroom and the model-free ceiling come from `docs/results/worlds.json`, the figures that docs/results/worlds.md measured.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ def render(cells: list[Cell], worlds: dict[str, dict[str, float]]) -> str:
         head = f"headroom {facts['headroom']:+.1%} (SE {facts['headroom_se']:.1%})" if facts else "headroom not known"
         lines += ["", f"{world}: {head}", "", f"{_HEAD} lift over the start, % (SE), by round"]
         lines += [f"{_label(group)} {_by_round(group)}" for group in groups]
-        lines += ["", f"{_HEAD} worst end  round  headroom     ceiling  GAUC   UVC   UDT  flat  warned"]
+        lines += ["", f"{_HEAD} worst end  round  headroom  of the model-free ceiling  GAUC   UVC   UDT  flat  warned"]
         lines += [f"{_label(group)} {_last(group, facts)}" for group in groups]
+        for group in groups:
+            lines += _mixed(f"{_name(group[0])} {group[0]['exploration']} {group[0]['users']:,}", group)
     return "\n".join(lines)
 
 
@@ -76,6 +79,12 @@ def paired(cells: list[Cell], world: str, pairs: list[tuple[str, ...]], users: i
     return "\n".join(lines)
 
 
+def _mixed(name: str, cells: list[Cell]) -> list[str]:
+    """A line where cells that are taken together were made by different code; cells that do not say count as one form."""
+    forms = len({cell.get("code", "-") for cell in cells})
+    return [f"{name}: cells of {forms} forms of the code"] if forms > 1 else []
+
+
 _HEAD = f"{'learner':<32} {'data':<4} {'users':>7} {'box':>4} {'seeds':>5}"
 
 
@@ -95,10 +104,13 @@ def _short(cell: Cell) -> str:
     return f"{cell['learner']}{'' if cell['pooled'] else ':fresh'}@{cell['exploration']}"
 
 
+def _name(cell: Cell) -> str:
+    return f"{cell['learner']}{'' if cell['pooled'] else ' (fresh)'}"
+
+
 def _label(group: list[Cell]) -> str:
     c = group[0]
-    name = c["learner"] + ("" if c["pooled"] else " (fresh)")
-    return f"{name:<32} {c['exploration']:<4} {c['users']:>7,} {c['box']:>4} {len(group):>5}"
+    return f"{_name(c):<32} {c['exploration']:<4} {c['users']:>7,} {c['box']:>4} {len(group):>5}"
 
 
 def _by_round(group: list[Cell]) -> str:
@@ -121,7 +133,7 @@ def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
     if facts and facts["headroom"] > 3 * facts["headroom_se"] > 0:
         reached = lift / facts["headroom"]
         few, all_of_them = (_ceiling(group[0], facts, n) for n in (FEW_FEATURES, int(facts["features"])))
-        share, ceilings = f"{reached:.0%}", f"{reached / few:.0%}-{reached / all_of_them:.0%}"
+        share, ceilings = f"{reached:.0%}", f"{reached / few:.0%} to {reached / all_of_them:.0%}"
     flat = [of["learned"]["flat"] for cell in group for of in cell["rounds"] if of["learned"]["flat"] is not None]
     warned = sum(bool(of["warnings"]) for cell in group for of in cell["rounds"])
     rounds = sum(len(cell["rounds"]) for cell in group)
@@ -129,14 +141,14 @@ def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
     gauc = np.mean([of["gauc"]["value"] for of in last])
     uvc, udt = (100 * float(np.mean([of["metrics"][k] for of in last])) for k in ("valid", "duration"))
     return (
-        f"{100 * min(of['lift'] for of in last):+7.1f} % {100 * worst:+6.1f}  {share:>8} {ceilings:>11}"
+        f"{100 * min(of['lift'] for of in last):+7.1f} % {100 * worst:+6.1f}  {share:>8}  {ceilings:>25}"
         f"  {gauc:.3f} {uvc:+5.1f} {udt:+5.1f}"
         f"  {f'{sum(flat)}/{len(flat)}' if flat else '-':>4}  {warned}/{rounds}"
     )
 
 
 def _ceiling(cell: Cell, facts: dict[str, float], features: int) -> float:
-    """What an idealised learner reaches with all the sessions that the cell's last training read."""
+    """What an idealised model-free learner reaches with all the sessions that the cell's last training read."""
     sessions = cell["rounds"][-1]["sessions"] if cell["pooled"] else sum(of["sessions"] for of in cell["rounds"])
     return ceiling(
         facts["headroom"],
