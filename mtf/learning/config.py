@@ -33,9 +33,9 @@ class Config:
     distil_steps: int = 500
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        data: dict[str, Any] = msgspec.to_builtins(self)
-        return data
+        """All settings, also those left at their defaults, in plain JSON types."""
+        # to_builtins of the whole leaves out what `convert` did not have to set
+        return {f.name: msgspec.to_builtins(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
 
 C = TypeVar("C", bound=Config)

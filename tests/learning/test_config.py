@@ -10,6 +10,9 @@ from mtf.learning.registry import ALGORITHMS, algorithm
 def test_every_algorithm_has_settings_that_come_back_from_json(name):
     kind = algorithm(name).config
     assert from_dict(kind, kind().to_dict()) == kind()
+    # a report names every setting, also those that nobody gave
+    assert with_overrides(kind, {}).to_dict() == kind().to_dict()
+    assert set(kind().to_dict()) == set(kind.__dataclass_fields__)
 
 
 def test_text_is_read_as_the_settings_type():
