@@ -8,8 +8,8 @@ v4 has one group, for the sum of the rewards; v6 (`unified_rl`) one for each rew
 phi and d (`penalty`) are taken in the box of the policy that is deployed now, recomputed at every state.
 
 The critics have the advantage form `Q = V + A` (`networks.AdvantageCritics`): an MLP Q(s, a) fits the state and misses the
-action, and its policies fall round after round (docs/method.md; `naive` is that form). Nothing that is read at s' may be
-moved by actions: V reads only such columns, and in phi(s') the others are set to their mean.
+action (docs/method.md; `naive` is that form). No value that is read at s' may be moved by actions: V reads only columns that
+are not, and in phi(s') the others are set to their mean; the actor sees them all, at s' too.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
     "slate_replay": ("SlateReplayConfig", "The action's effect through the slates that it ranks, replayed on logged candidates."),
     "linear_advantage": ("LinearAdvantageConfig", "A closed form: linear slopes of the TD residual, empirical Bayes."),
     "es": ("EvolutionConfig", "Global weights by CMA-ES: production before reinforcement learning."),
-    "naive": ("NaiveConfig", "IntegratedRL-MTF with an MLP critic Q(s, a): the comparator that falls."),
+    "naive": ("NaiveConfig", "IntegratedRL-MTF with an MLP critic Q(s, a): the comparator that misses the action."),
     "batch_rl": ("BatchRLConfig", "BatchRL-MTF: proposals like the logged actions, a small perturbation, clipped critics."),
     "cql_sac": ("CQLSACConfig", "CQL+SAC: soft actor-critic with critics pushed down off the data."),
     "iql": ("IQLConfig", "IQL: expectile values of logged actions, an advantage-weighted actor."),
