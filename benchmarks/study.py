@@ -11,8 +11,9 @@ log holds. A cell is a file: what is there is not run again, so that the study c
     python -m benchmarks.study run --world var/worlds/personalised --out var/study --processes 2 \\
         --learners slate_replay,linear_advantage,naive --exploration D3 --seeds 1,2
     python -m benchmarks.study table --out var/study
+    python -m benchmarks.study primary --out var/study                # the five comparisons that were committed to
     python -m benchmarks.study compare --out var/study --world personalised \\
-        --pairs slate_replay@D3/naive@D3,slate_replay@D3/slate_replay@D2
+        --pairs slate_replay@D3/integrated_rl@D3,naive@D3/start
     python -m benchmarks.study quick --out var/study_quick            # an excerpt: half an hour on two cores
 """
 
@@ -36,7 +37,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.study_report import paired, read, render
+from benchmarks.study_report import paired, primary, read, render
 from mtf.evaluation.gauc import Gauc, weighted_gauc
 from mtf.fileio import write_atomic
 from mtf.fusion import log_fused
@@ -73,9 +74,11 @@ def main() -> None:
     run.add_argument("--out", type=Path, required=True)
     table = commands.add_parser("table", help="print what is there")
     table.add_argument("--out", type=Path, required=True)
-    compare = commands.add_parser("compare", help="paired differences over seeds, Holm over the pairs")
+    five = commands.add_parser("primary", help="the committed comparisons, Holm over the five")
+    five.add_argument("--out", type=Path, required=True)
+    compare = commands.add_parser("compare", help="any other paired differences over seeds, Holm over the pairs given")
     compare.add_argument("--out", type=Path, required=True)
-    compare.add_argument("--world", required=True)
+    compare.add_argument("--world", required=True, help="with commas: the mean over the worlds")
     for name, kind, usual in (("--users", int, 20_000), ("--days", int, 3), ("--box", float, 0.3)):
         compare.add_argument(name, type=kind, default=usual, help="of the cells to compare")
     compare.add_argument("--pairs", required=True, help="learner@D/learner@D, with commas; `start` for the start")
@@ -87,8 +90,11 @@ def main() -> None:
         excerpt(options.out, options.users)
         return
     if options.command == "compare":
-        pairs = [tuple(pair.split("/")) for pair in options.pairs.split(",")]
-        print(paired(read(options.out), options.world, pairs, options.users, options.days, options.box))
+        pairs = [(one, other) for one, other in (pair.split("/") for pair in options.pairs.split(","))]
+        print(paired(read(options.out), options.world.split(","), pairs, options.users, options.days, options.box))
+        return
+    if options.command == "primary":
+        print(primary(read(options.out)))
         return
     if options.command == "table":
         print(render(read(options.out), json.loads(WORLDS.read_text())))
@@ -167,7 +173,7 @@ def excerpt(out: Path, users: int) -> None:
         run_cells(world, cells, out, 40_000, 2)
     print("Excerpt: three seeds a cell; docs/study.md has the whole.")
     print(render(read(out), json.loads(WORLDS.read_text())))
-    print(paired(read(out), "personalised", [("slate_replay@D3", f"{other}@D3") for other in QUICK.split(",")[1:]], users))
+    print(paired(read(out), ["personalised"], [("slate_replay@D3", f"{other}@D3") for other in QUICK.split(",")[1:]], users))
 
 
 def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import pytest
+
 from benchmarks import study
 from mtf.learning.run import code_sha
 
@@ -19,3 +21,36 @@ def test_a_new_cell_says_its_code_and_keeps_its_name(tmp_path, monkeypatch):
     written = json.loads(file.read_text())
     assert written["code"] == code_sha()
     assert written["rounds"] == [{"round": 1}]
+
+
+@pytest.fixture
+def out(tmp_path, cell):
+    """Two seeds of the primary comparisons, and of slate replay in another world."""
+    names = ("slate_replay@D3", "naive@D3", "linear_advantage@D3", "corner@D3", "slate_replay@D2", "plug_in@D3")
+    cells = [
+        cell(learner, (rank / 100 + seed / 1000,), seed=seed, exploration=exploration)
+        for rank, (learner, exploration) in enumerate(name.split("@") for name in names)
+        for seed in (1, 2)
+    ]
+    cells += [cell(seed=seed, world="null") for seed in (1, 2)]
+    for number, made in enumerate(cells):
+        (tmp_path / f"{number}.json").write_text(json.dumps(made))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["primary"], "the primary family"),
+        (
+            ["compare", "--world", "personalised", "--pairs", "naive@D3/start,corner@D3/naive@D3"],
+            "over the 2 given: a second family",
+        ),
+        (["compare", "--world", "personalised,null", "--pairs", "slate_replay@D3/start"], "mean of 2"),
+        (["table"], "of the model-free ceiling"),
+    ],
+)
+def test_commands(out, arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["study", arguments[0], "--out", str(out), *arguments[1:]])
+    study.main()
+    assert said in capsys.readouterr().out

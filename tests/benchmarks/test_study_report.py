@@ -1,14 +1,147 @@
-"""What the study's report makes of cells."""
+"""What the study's report makes of cells: against numbers worked out by hand."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-from benchmarks.study_report import read, render
+import numpy as np
+import pytest
+
+from benchmarks.study_report import Difference, average, holm, over_seeds, p_value, paired, primary, read, render
 
 ROOT = Path(__file__).parents[2]
 FACTS = {"headroom": 0.1, "headroom_se": 0.01, "personal": 0.5, "session_reward": 50.0, "requests": 13.0, "residual_sd": 9.0}
 WORLDS = {"personalised": FACTS | {"dimensions": 10, "features": 24}}
+
+
+def line(text: str, *words: str) -> str:
+    """The one line of `text` that holds all the words."""
+    (found,) = [row for row in text.splitlines() if all(word in row for word in words)]
+    return found
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+
+
+def test_over_seeds_judges_do_not_average_out():
+    mean, se = over_seeds(np.array([0.01, 0.03]), np.array([0.02, 0.04]))
+    assert mean == pytest.approx(0.02)
+    assert se == pytest.approx(math.hypot(0.01, 0.03))
+    assert over_seeds(np.array([0.05]), np.array([0.02])) == pytest.approx((0.05, 0.02))
+
+
+def test_p_values_by_hand():
+    """Closed forms of Student's distribution function for 1, 2 and 4 degrees of freedom."""
+    assert p_value([Difference(2, 0.02, 0.01, 0.0)]) == pytest.approx(1 - 2 / math.pi * math.atan(2))
+    assert p_value([Difference(3, -0.02, 0.01, 0.0)]) == pytest.approx(1 - 2 / math.sqrt(2 + 4))
+    # both parts alike, two seeds: (a^2 + a^2)^2 / (a^4 / 1) = 4 degrees of freedom, t = sqrt 2
+    assert p_value([Difference(2, 0.02, 0.01, 0.01)]) == pytest.approx(1 - 0.75 * math.sqrt(2 / 1.5) * (1 - 2 / 1.5 / 12))
+
+
+def test_p_value_at_the_edges():
+    assert p_value([Difference(2, 0.0196, 0.0, 0.01)]) == pytest.approx(math.erfc(1.96 / math.sqrt(2)))  # judges alone: normal
+    assert p_value([Difference(5, 0.0, 0.0, 0.0)]) == 1.0
+    assert p_value([Difference(5, 0.01, 0.0, 0.0)]) == 0.0
+
+
+def test_judges_error_widens():
+    alone, both = (p_value([Difference(10, 0.03, 0.008, judges)]) for judges in (0.0, 0.006))
+    assert alone < both
+
+
+def test_average_over_worlds_by_hand():
+    parts = [Difference(2, 0.01, 0.03, 0.006), Difference(2, 0.03, 0.04, 0.008)]
+    n, mean, seeds, judges = average(parts)
+    assert (n, mean, seeds, judges) == (4, pytest.approx(0.02), pytest.approx(0.025), pytest.approx(0.005))
+    # two worlds of two seeds, spread alike: two degrees of freedom, se .01 sqrt 2 / 2
+    t = 0.02 / (0.01 / math.sqrt(2))
+    assert p_value([Difference(2, 0.02, 0.01, 0.0)] * 2) == pytest.approx(1 - t / math.sqrt(2 + t**2))
+
+
+def test_paired_by_hand(cell):
+    """Seeds 1 and 2 are common: away .01 and .03. Judges: .01, the larger of naive's mean of .008 and .012 and .004."""
+    cells = [
+        cell("slate_replay", (0.9, 0.05), seed=1, se=0.004),
+        cell("slate_replay", (0.9, 0.06), seed=2, se=0.004),
+        cell("slate_replay", (0.9, 0.70), seed=3, se=0.5),
+        cell("naive", (0.04,), seed=1, se=0.008),
+        cell("naive", (0.03,), seed=2, se=0.012),
+        cell("naive", (0.99,), seed=1, users=2_000),
+        cell("naive", (0.99,), seed=3, world="null"),
+        cell("naive", (0.99,), seed=3, pooled=False),
+    ]
+    said = paired(cells, ["personalised"], [("slate_replay@D3", "naive@D3")], 20_000)
+    assert "  2 seeds   +2.00 (seeds 1.00, judges 1.00)   p 0.2302" in line(said, "slate_replay@D3", "- naive@D3")
+    assert "a second family" in said
+    assert "code" not in said
+
+
+def test_paired_with_the_start_takes_the_policys_own_error(cell):
+    cells = [cell(lifts=(lift,), seed=seed, se=0.01) for seed, lift in ((1, 0.01), (2, 0.03))]
+    said = paired(cells, ["personalised"], [("slate_replay@D3", "start")], 20_000)
+    assert "  2 seeds   +2.00 (seeds 1.00, judges 1.00)   p 0.2302" in said
+
+
+def test_paired_over_worlds(cell):
+    """Seeds are paired within a world: each has its own."""
+    lifts = {"a": {1: (0.05, 0.04), 2: (0.05, 0.02)}, "b": {7: (0.01, 0.01), 8: (0.03, 0.01)}}
+    cells = [
+        cell(learner, (lift,), seed=seed, se=0.006, world=world)
+        for world, seeds in lifts.items()
+        for seed, both in seeds.items()
+        for learner, lift in zip(("slate_replay", "naive"), both, strict=True)
+    ]
+    said = paired(cells, ["a", "b"], [("slate_replay@D3", "naive@D3")], 20_000)
+    rows = [row for row in said.splitlines() if " - naive@D3" in row]
+    assert [" ".join(row.split()[3:]) for row in rows] == [
+        "a 2 seeds +2.00 (seeds 1.00, judges 0.60)",
+        "b 2 seeds +1.00 (seeds 1.00, judges 0.60)",
+        f"mean of 2 4 seeds +1.50 (seeds 0.71, judges 0.42) p {p_value([Difference(2, 0.015, 0.01, 0.006)] * 2):.4f}",
+    ]
+
+
+FIVE = {"naive@D3": 0.02, "linear_advantage@D3": 0.01, "corner@D3": -0.02, "slate_replay@D2": 0.05, "plug_in@D3": -0.09}
+
+
+def family(cell, names=tuple(FIVE), **changes):
+    """Three seeds of slate replay and of each that it is compared with."""
+    lifts = {"slate_replay@D3": 0.055, **{name: FIVE[name] for name in names}}
+    return [
+        cell(name.split("@")[0], (lift + noise * rank,), seed=seed, exploration=name.split("@")[1], **changes)
+        for rank, (name, lift) in enumerate(lifts.items())
+        for seed, noise in ((1, 0.001), (2, 0.0), (3, -0.001))
+    ]
+
+
+def test_primary_is_the_committed_family(cell):
+    """The five of docs/study.md, corrected for five, from cells of the committed size and world alone."""
+    cells = family(cell)
+    others = [cell("iql", (0.5,), seed=seed) for seed in (1, 2, 3)]
+    others += family(cell, world="null", users=20_000) + family(cell, users=100_000)
+    said = primary(cells + others)
+    assert [row.split()[2] for row in said.splitlines() if row.startswith("slate_replay@D3 ")] == list(FIVE)
+    assert "personalised" in said and "Holm over the 5 given: the primary family" in said
+    assert said == primary(cells)
+    # seeds' error .001 / sqrt 3, judges' .006: what is left after Holm is five times the smallest, and D2's alone
+    p = p_value([Difference(3, 0.005, 0.004 / math.sqrt(3), 0.006)])
+    assert line(said, "- slate_replay@D2").endswith(f"+0.50 (seeds 0.23, judges 0.60)   p {p:.4f}")
+    p = 2 * p_value([Difference(3, 0.035, 0.001 / math.sqrt(3), 0.006)])
+    assert line(said, "- naive@D3").endswith(f"p {p:.4f}")
+
+
+def test_missing_cells_are_all_named(cell):
+    cells = family(cell, names=("naive@D3", "corner@D3", "slate_replay@D2"))
+    cells.append(cell("plug_in", seed=1))
+    with pytest.raises(SystemExit, match=r"20,000 users a day, 3 days, box 0\.3") as stop:
+        primary(cells)
+    assert str(stop.value).splitlines()[1:] == [
+        "slate_replay@D3 / linear_advantage@D3 in personalised: 0",
+        "slate_replay@D3 / plug_in@D3 in personalised: 1",
+    ]
 
 
 def test_table(cell):
@@ -46,6 +179,17 @@ def test_table_says_where_code_is_mixed(cell):
     said = render(cells, WORLDS).splitlines()
     assert [row for row in said if "forms" in row] == ["slate_replay D3 20,000: cells of 2 forms of the code"]
     assert said[-1] == "slate_replay D3 20,000: cells of 2 forms of the code"
+
+
+def test_paired_says_where_code_is_mixed(cell):
+    """Also where each policy has one form, and not of seeds that the other lacks."""
+    cells = [cell(lifts=(0.05 + seed / 100,), seed=seed, code="aa") for seed in (1, 2)]
+    cells += [cell("naive", seed=seed, code="bb") for seed in (1, 2)] + [cell("corner", seed=seed, code="aa") for seed in (1, 2)]
+    cells += [cell(seed=3, code="cc"), cell("iql", seed=1), cell("iql", seed=2)]
+    pairs = [("slate_replay@D3", f"{other}@D3") for other in ("naive", "corner", "iql")]
+    said = paired(cells, ["personalised"], pairs, 20_000).splitlines()
+    assert [row for row in said if "forms" in row] == said[-2:]
+    assert said[-2:] == [f"slate_replay@D3 / {other}@D3: cells of 2 forms of the code" for other in ("naive", "iql")]
 
 
 def test_cells_of_the_older_form_are_read():
