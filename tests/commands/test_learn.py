@@ -28,7 +28,7 @@ def constant(folder, action, state=3):
     return folder
 
 
-LEARN = ("--algorithm", "linear_advantage", "--set", "distil_steps=20")
+LEARN = ("--algorithm", "linear_advantage", "--baseline", "logged", "--set", "distil_steps=20")
 
 
 def test_others_data_trains_and_the_step_is_told(mtf, others, tmp_path):
@@ -98,6 +98,14 @@ def test_the_next_box_is_written_with_its_reasons(mtf, tour, tmp_path):
     assert json.loads((tmp_path / "p" / "train.json").read_text())["half_width"] == pytest.approx(list(document.half_width))
 
 
+def test_the_deployed_policy_must_be_named_where_the_new_one_stays_in_its_box(mtf, others, tmp_path):
+    places = ("--transitions", others, "--out", tmp_path / "p", "--set", "distil_steps=5")
+    done = mtf("train", "--algorithm", "linear_advantage", *places)
+    assert done.code == 2
+    assert "--baseline is missing" in done.err
+    said(mtf("train", "--algorithm", "bc", *places), 0, "policy")
+
+
 WRONG = {
     "no transitions": ("train", {"--transitions": "/nowhere"}, "no Parquet file at /nowhere"),
     "no baseline": ("train", {"--baseline": "/nowhere"}, "/nowhere holds no policy.json"),
@@ -123,7 +131,7 @@ WRONG = {
 def test_what_cannot_be_used_is_one_line_and_exit_code_1(mtf, others, tmp_path, command, options, says):
     policy = constant(tmp_path / "policy", [0.0, 0.0])
     given = {
-        "train": {"--transitions": others, "--algorithm": "linear_advantage", "--out": tmp_path / "out"},
+        "train": {"--transitions": others, "--algorithm": "linear_advantage", "--baseline": "logged", "--out": tmp_path / "out"},
         "evaluate": {"--transitions": others, "--policy": policy, "--baseline": "logged", "--out": tmp_path / "out"},
         "power": {"--transitions": others},
         "explore": {"--policy": policy, "--transitions": others, "--baseline": "logged", "--out": tmp_path / "out"},

@@ -104,7 +104,8 @@ def test_the_step_by_hand():
 
 
 GOOD = {
-    "step": {"edge_share": 0.1},
+    "step": {"edge_share": 0.1, "rms_y": 0.3},
+    "config": {"max_rms_step": 0.5},
     "tests": {"signal_p": 0.01, "p": 0.5, "chi2": 3.0},
     "value": {"slope": 1.0},
     "algorithm": {"held_out_action": {"slope": 1.0, "explained_share": 0.01}},
@@ -120,6 +121,8 @@ GOOD = {
         ("tests", {"signal_p": 0.06, "p": 0.5, "chi2": 3.0}, "no_signal"),
         ("tests", {"signal_p": 0.01, "p": 0.0009, "chi2": 30.0}, "one_step_bias"),
         ("step", {"edge_share": 0.66}, "corner_everywhere"),
+        ("step", {"rms_y": 0.51}, "step_too_long"),
+        ("algorithm", {"held_out_value": {"slope": 0.5}}, "miscalibrated_q"),
         ("algorithm", {"held_out_action": {"slope": 0.4, "explained_share": 0.01}}, "miscalibrated_action"),
         ("algorithm", {"held_out_action": {"slope": 1.0, "explained_share": -0.01}}, "action_explains_nothing"),
         ("algorithm", {"whole": {"gain": 0.1, "sd": 0.06, "share": 0.0}}, "no_step"),
