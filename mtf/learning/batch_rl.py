@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mtf.learning import parallel
 from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, from_center, run
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import JointCritics, Stack, soft_update
@@ -84,16 +85,19 @@ class BatchRL(ActorCritic):
         xi = torch.tanh(_with_state(perturb, z, u)) * (self.config.perturbation / self.unit)
         return torch.maximum(torch.minimum(u + xi, half), -half)
 
-    def codes(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Codes [n, latent] to propose from."""
-        drawn = torch.randn(n, self.config.latent, generator=generator or self.generator)
+    def noise(self, *rows: int) -> torch.Tensor:
+        """Standard normal [.., n, latent] for the rows of a batch."""
+        return parallel.drawn(torch.randn, *rows, self.config.latent, batch=self.config.batch, generator=self.generator)
+
+    def codes(self, *rows: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Codes [.., n, latent] to propose from; those of a generator of its own are for all rows, in every process."""
+        drawn = self.noise(*rows) if generator is None else torch.randn(*rows, self.config.latent, generator=generator)
         return drawn.clamp(-LATENT_CLIP, LATENT_CLIP)
 
     def target_value(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
         """y [n]."""
         k, n = self.config.proposals, len(batch)
-        codes = self.codes(k * n, generator).unflatten(0, (k, n))
-        proposal = self.decode(batch.next_z, codes, batch.next_box)
+        proposal = self.decode(batch.next_z, self.codes(k, n, generator=generator), batch.next_box)
         q = self.target.over(batch.next, self.moved(self.target_perturb, batch.next_z, proposal, batch.next_box))
         soft = self.config.pessimism * q.min(0).values + (1 - self.config.pessimism) * q.max(0).values
         return batch.reward.sum(1) + self.gamma * (1 - batch.done) * soft.max(0).values
@@ -102,7 +106,7 @@ class BatchRL(ActorCritic):
         config = self.config
         mean, log_sd = self.encoder(torch.cat([batch.z, batch.u], dim=1))[0].chunk(2, dim=1)
         log_sd = log_sd.clamp(-4, 4)
-        code = mean + log_sd.exp() * torch.randn(mean.shape, generator=self.generator)
+        code = mean + log_sd.exp() * self.noise(len(mean))
         rebuilt = (self.decode(batch.z, code, batch.box) - batch.u).square().mean()
         divergence = 0.5 * (mean.square() + (2 * log_sd).exp() - 2 * log_sd - 1).mean()
         vae = rebuilt + 0.5 * divergence
@@ -128,7 +132,7 @@ class BatchRL(ActorCritic):
         """The best of the proposals by Q_1; the same codes for every state."""
         generator, best, found = torch.Generator().manual_seed(0), None, torch.empty(0)
         for _ in range(self.config.proposals):
-            code = self.codes(1, generator).expand(len(batch), -1)
+            code = self.codes(1, generator=generator).expand(len(batch), -1)
             u = self.moved(self.perturb, batch.z, self.decode(batch.z, code, batch.box), batch.box)
             q = self.critics.first(batch.now, u)
             better = torch.ones_like(q, dtype=torch.bool) if best is None else q > best

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mtf.learning import parallel
 from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, adams, from_center, run, squashed
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import JointCritics, Stack, soft_update
@@ -54,7 +55,7 @@ class CQLSAC(ActorCritic):
         """(u [*draws, n, A], log density in the box's own coordinates [*draws, n])."""
         mean, log_sd = self.actor(z)[0].chunk(2, dim=1)
         log_sd = log_sd.clamp(*LOG_SD)
-        noise = torch.randn(*draws, *mean.shape, generator=self.generator)
+        noise = parallel.drawn(torch.randn, *draws, *mean.shape, batch=self.config.batch, generator=self.generator)
         raw = mean + log_sd.exp() * noise
         # log (1 - tanh^2 x) = 2 (log 2 - x - softplus(-2 x))
         jacobian = 2 * (math.log(2) - raw - nn.functional.softplus(-2 * raw))
@@ -71,7 +72,8 @@ class CQLSAC(ActorCritic):
         logged = self.critics(batch.now, batch.u)
         error = (logged - y).square().mean(1).sum()
         half = (batch.box[2] - batch.box[1]) / 2 / self.unit
-        uniform = (torch.rand(config.draws, n, self.width, generator=self.generator) * 2 - 1) * half
+        uniform = parallel.drawn(torch.rand, config.draws, n, self.width, batch=config.batch, generator=self.generator)
+        uniform = (uniform * 2 - 1) * half
         with torch.no_grad():
             own, own_density = self.sample(batch.z, batch.box, config.draws)
         everywhere = self.critics.over(batch.now, uniform) + self.width * math.log(2)

@@ -6,7 +6,7 @@ Without torchrun there is one process and nothing here does anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -35,6 +35,18 @@ def mean(value: torch.Tensor) -> torch.Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / size()
+
+
+def drawn(draw: Callable[..., torch.Tensor], *shape: int, batch: int, generator: torch.Generator) -> torch.Tensor:
+    """`draw(*shape)`, shape [.., rows, width], this process's part of the noise of a batch of `batch` rows in all.
+
+    All processes draw all of it and take the rows that `trainer.draw` gives them, so that a row has the noise that it has in one
+    process, and the generators, which begin alike, stay alike.
+    """
+    if size() == 1:
+        return draw(*shape, generator=generator)
+    *before, _, width = shape
+    return draw(*before, batch, width, generator=generator)[..., rank() :: size(), :]
 
 
 @contextmanager

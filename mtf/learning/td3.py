@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mtf.learning import parallel
 from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, adams, boxed, from_center, run
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import Actor, JointCritics, soft_update
@@ -72,8 +73,8 @@ class TD3(ActorCritic):
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         config = self.config
-        noise = torch.randn(len(batch), self.width, generator=self.generator) * config.noise
-        noise = noise.clamp(-config.noise_clip, config.noise_clip)
+        noise = parallel.drawn(torch.randn, len(batch), self.width, batch=config.batch, generator=self.generator)
+        noise = (noise * config.noise).clamp(-config.noise_clip, config.noise_clip)
         loss = critic_loss(self.critics, self.target, self.target_actor, batch, self.unit, self.gamma, noise)
         descend(self.optimisers["critics"], loss, self.critics.parameters())
         if step % config.delay == 0:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mtf.learning import parallel
 from mtf.learning.actor_critic import boxed, run
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import Actor, JointCritics
@@ -31,7 +32,8 @@ def actor_loss(critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Te
     """`-alpha mean Q_1 / mean |Q_1| + mean (u_mu - u)^2`, the square summed over dimensions."""
     u = boxed(actor, batch.z, batch.box, unit)
     q = critics.first(batch.now, u)
-    return -alpha * q.mean() / q.abs().mean().detach().clamp(min=1e-6) + (u - batch.u).square().sum(1).mean()
+    size = parallel.mean(q.detach().abs().mean()).clamp(min=1e-6)
+    return -alpha * q.mean() / size + (u - batch.u).square().sum(1).mean()
 
 
 class TD3BC(TD3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,15 +19,28 @@ import torch
 from torch import nn
 
 from mtf.errors import InputError
+from mtf.learning.batch_rl import BatchRL, BatchRLConfig
 from mtf.learning.checkpoint import Checkpoints
+from mtf.learning.cql_sac import CQLSAC, CQLSACConfig
 from mtf.learning.integrated_rl import IntegratedAgent, IntegratedRLConfig
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
 from mtf.learning.rows import Batch, tensors
+from mtf.learning.td3 import TD3, TD3Config
+from mtf.learning.td3_bc import TD3BC, TD3BCConfig
 from mtf.learning.trainer import Agent, Trained, TrainerConfig, descend, draw, fit
 from tests.evaluation.conftest import make_sessions
 
 CONFIG = IntegratedRLConfig(steps=120, batch=64, critics=3, checkpoint_every=30)
+FEW = {"steps": 120, "batch": 64, "checkpoint_every": 30, "critic_hidden": (16,), "actor_hidden": (16,)}
+NOISY = {
+    "td3": (TD3, TD3Config(**FEW)),
+    "td3_bc": (TD3BC, TD3BCConfig(**FEW)),
+    "cql_sac": (CQLSAC, CQLSACConfig(**FEW)),
+    "batch_rl": (BatchRL, BatchRLConfig(**FEW)),
+}
+"""Learners whose updates draw noise; `integrated_rl` draws its first parameters alone."""
+CONFIGS = {"integrated_rl": CONFIG} | {name: config for name, (_, config) in NOISY.items()}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +50,11 @@ def problem():
 
 def run(problem, config, checkpoints=None):
     rows = tensors(problem, 1.0)
-    agent = IntegratedAgent(problem, rows, config, 5)
+    if isinstance(config, IntegratedRLConfig):
+        agent = IntegratedAgent(problem, rows, config, 5)
+    else:
+        (made_by,) = (kind for kind, of in NOISY.values() if type(of) is type(config))
+        agent = made_by(problem, rows, config, torch.Generator().manual_seed(5))
     every = torch.arange(len(rows))
     trained = fit(
         agent, rows, every[50:], every[:50], config, seed=5, name="t", progress=Progress(False), checkpoints=checkpoints
@@ -58,21 +76,36 @@ def assert_equal(a, b):
         assert torch.equal(value, b[name]), name
 
 
-def test_2n_steps_are_n_and_a_resume_and_n(problem, tmp_path):
-    whole, trained = run(problem, CONFIG)
-    store = Checkpoints(tmp_path, "f")
+class Forgetful(Checkpoints):
+    """Gives everything back but the state of the noise."""
+
+    def load(self, agent):
+        before = agent.generator.get_state()
+        found = super().load(agent)
+        agent.generator.set_state(before)
+        return found
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_2n_steps_are_n_and_a_resume_and_n(problem, tmp_path, config):
+    whole, trained = run(problem, config)
+    store, copy = Checkpoints(tmp_path / "a", "f"), Forgetful(tmp_path / "b", "f")
     # the same schedule, cut short: everything that decides the second half lies in the checkpoint
-    run_to(problem, store, 60)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000030", "step-000000060"]
-    resumed, again = run(problem, CONFIG, store)
+    run_to(problem, store, 60, config)
+    assert sorted(p.name for p in store.folder.iterdir()) == ["step-000000030", "step-000000060"]
+    shutil.copytree(store.folder, copy.folder)
+    resumed, again = run(problem, config, store)
     assert again.resumed == 60
     assert_equal(state(whole), state(resumed))
     assert again.curve == trained.curve
     assert again.best_step == trained.best_step
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000090", "step-000000120"]
+    assert sorted(p.name for p in store.folder.iterdir()) == ["step-000000090", "step-000000120"]
+    # and it would show if the noise began anew
+    _, anew = run(problem, config, copy)
+    assert (anew.curve == trained.curve) is (config is CONFIG)
 
 
-def run_to(problem, store, last):
+def run_to(problem, store, last, config=CONFIG):
     """Stop after the step `last`, as a kill would."""
 
     class StoppedError(Exception):
@@ -85,7 +118,7 @@ def run_to(problem, store, last):
                 raise StoppedError
 
     with pytest.raises(StoppedError):
-        run(problem, CONFIG, Stopping(store.folder, store.fingerprint))
+        run(problem, config, Stopping(store.folder, store.fingerprint))
 
 
 def test_a_checkpoint_of_another_training_is_refused(problem, tmp_path):
@@ -190,34 +223,41 @@ def torchrun():
     return (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *where)
 
 
-def test_processes_in_parallel_see_the_losses_of_one(tmp_path):
+def test_processes_in_parallel_see_the_losses_of_one_and_end_where_it_does(tmp_path):
     script = tmp_path / "parallel.py"
     script.write_text(
         "import json, sys\n"
+        "from dataclasses import replace\n"
         "import numpy as np, torch\n"
         "from mtf.learning import parallel\n"
-        "from tests.learning.test_trainer import CONFIG, run\n"
+        "from tests.learning.test_trainer import CONFIGS, run\n"
         "from mtf.learning.problem import prepare\n"
         "from tests.evaluation.conftest import make_sessions\n"
         "torch.set_num_threads(1)\n"
         "problem = prepare(make_sessions(300, seed=1, slope=np.array([1.0, 0.0])), 'logged')\n"
         "with parallel.processes():\n"
-        "    agent, trained = run(problem, CONFIG)\n"
+        "    runs = {name: run(problem, replace(config, steps=30)) for name, config in CONFIGS.items()}\n"
+        "    found = {\n"
+        "        name: (trained.curve, torch.cat([p.detach().flatten() for p in agent.modules.parameters()]).tolist())\n"
+        "        for name, (agent, trained) in runs.items()\n"
+        "    }\n"
         "    if parallel.rank() == 0:\n"
-        "        print(json.dumps([parallel.size(), trained.curve]))\n"
+        "        print(json.dumps([parallel.size(), found]))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
 
-    def curve(*command):
+    def outcome(*command):
         done = subprocess.run([*command, str(script)], capture_output=True, text=True, env=environment, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
-    (one, alone), (two, together) = curve(sys.executable), curve(*torchrun())
+    (one, alone), (two, together) = outcome(sys.executable), outcome(*torchrun())
     assert (one, two) == (1, 2)
-    for a, b in zip(alone, together, strict=True):
-        assert a["td_error"] == pytest.approx(b["td_error"], rel=1e-3)
-        assert a["held_out"] == pytest.approx(b["held_out"], rel=1e-3)
+    for name in CONFIGS:
+        (curve, parameters), (other, others) = alone[name], together[name]
+        for a, b in zip(curve, other, strict=True):
+            assert a == pytest.approx(b, rel=1e-4), name
+        np.testing.assert_allclose(parameters, others, rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_the_command_under_torchrun_writes_one_bundle_like_that_of_one_process(tmp_path):
