@@ -38,8 +38,8 @@ def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed
     folds = _moments(problem, value, progress)
     columns = p + np.arange(p * width)
     group = np.concatenate([np.full(p, -1), np.tile(np.r_[0, np.ones(p - 1, int)], width)])
-    fits = [empirical_bayes(folds[1 - f], group) for f in (0, 1)]
-    posterior = empirical_bayes(folds[0] + folds[1], group)
+    fits = [empirical_bayes(folds[1 - f], group, uneven=True) for f in (0, 1)]
+    posterior = empirical_bayes(folds[0] + folds[1], group, uneven=True)
     coefficients = posterior.mean[columns].reshape(width, p)
     full = posterior.cov[np.ix_(columns, columns)]
     cov = blocks(full, width)

@@ -94,41 +94,43 @@ class Posterior:
     worth: dict[str, float] | None = None
 
 
-def empirical_bayes(moments: Moments, group: np.ndarray, prior: np.ndarray | None = None, response: int = 0) -> Posterior:
+def empirical_bayes(
+    moments: Moments, group: np.ndarray, prior: np.ndarray | None = None, response: int = 0, *, uneven: bool = False
+) -> Posterior:
     """Bayesian linear regression `y = x b + e`, `b_j ~ N(s prior_j, tau2_group(j))`, `s ~ N(1, 1)`, tau2 by maximum evidence.
 
     group int [p]: -1 leaves a coefficient free; equal numbers share a tau2. Put columns of one group on one scale.
     s is what the whole prior is worth. Until data say so, none of it is sure: a slope that the prior alone promises is one
     standard deviation, however small tau2 may be.
-    Noise may be uneven: rewards of users that bring much vary more, so a column that is large for them has an estimate less
-    sure than the mean noise says; read as even, that excess passes for signal. So a column's information is divided by its
-    `unevenness`, around the same estimate.
+    uneven: noise may depend on x. Rewards of users that bring much vary more, so a column that is large for them has an estimate
+    less sure than the mean noise says; read as even, that excess passes for signal. A column's information is divided by its
+    `unevenness`. For columns that the exploration keeps nearly uncorrelated, as `u x phi`.
     Fixed point of MacKay (1992): `tau2_g = sum_g (b - s prior)^2 / (n_g - sum_g cov_jj / tau2_g)`. Where the data show no
     more spread than their noise, tau2 runs to 0 and the coefficients to s times their prior.
     """
-    moments = _less_sure(moments, response)
+    if uneven:
+        moments = _less_sure(moments, group, response)
     if prior is None or not prior.any():
-        return _evidence(moments.xx, moments.xy[:, 0], float(moments.yy[0]), moments.n, group)
+        return _evidence(moments.xx, moments.xy[:, response], float(moments.yy[response]), moments.n, group)
     # one more column, x @ prior, whose coefficient is s - 1; its variance is given, those of the groups are found
     joined = np.column_stack([np.eye(len(prior)), prior])
     toward = moments.xx @ prior
-    xy = moments.xy[:, 0] - toward
-    yy = float(moments.yy[0] - 2 * prior @ moments.xy[:, 0] + prior @ toward)
+    xy = moments.xy[:, response] - toward
+    yy = float(moments.yy[response] - 2 * prior @ moments.xy[:, response] + prior @ toward)
     xx = np.block([[moments.xx, toward[:, None]], [toward[None], np.array([[prior @ toward]])]])
     away = _evidence(xx, np.append(xy, prior @ xy), yy, moments.n, np.append(group, GIVEN))
     worth = {"value": 1 + float(away.mean[-1]), "sd": float(np.sqrt(away.cov[-1, -1]))}
     return Posterior(joined @ away.mean + prior, joined @ away.cov @ joined.T, away.noise, away.tau2, worth)
 
 
-def _less_sure(moments: Moments, response: int) -> Moments:
-    """Moments with the same least squares and residual whose Gram matrix is `K xx K`, K = unevenness^(-1/2)."""
-    k = 1 / np.sqrt(moments.unevenness(response))
-    xx, xy = moments.xx, moments.xy[:, response]
-    least = _solve(xx + np.diag(_jitter(xx) + 1e-6 * np.diag(xx)), xy)
-    xx = k[:, None] * xx * k
-    fitted = xx @ least
-    yy = float(moments.yy[response]) - float(least @ xy) + float(least @ fitted)
-    return replace(moments, xx=xx, xy=fitted[:, None], yy=np.array([yy]))
+def _less_sure(moments: Moments, group: np.ndarray, response: int) -> Moments:
+    """Moments with Gram matrix `K xx K` and scores `K^2 xy`, K = unevenness^(-1/2), 1 for free coefficients.
+
+    With scores of covariance `K^-1 xx K^-1 noise`, that of `K^2 xy` is `K xx K noise`: without signal the posterior is right, also
+    where columns are nearly collinear. (Around the same least squares, `K xx K least`, those would turn noise into signal.)
+    """
+    k = np.where(group == -1, 1.0, moments.unevenness(response) ** -0.5)
+    return replace(moments, xx=k[:, None] * moments.xx * k, xy=(k**2)[:, None] * moments.xy)
 
 
 def _jitter(xx: np.ndarray) -> float:

@@ -80,16 +80,13 @@ def test_without_signal_coefficients_go_to_their_prior():
 
 
 def test_what_the_prior_is_worth_is_learned_too():
-    """Against the dense formula: prior covariance `tau2 I + prior prior'`, at the variances that were found; least squares
-    with the information of K X'X K."""
+    """Against the dense formula: prior covariance `tau2 I + prior prior'`, at the variances that were found."""
     moments, b = drawn(0.1, 2.0, prior=0.5)
     prior = np.full(60, 0.7)
     found = empirical_bayes(moments, np.zeros(60, int), prior)
     precision = np.linalg.inv(found.tau2[0] * np.eye(60) + np.outer(prior, prior))
-    k = moments.unevenness() ** -0.5
-    information = np.outer(k, k) * moments.xx / found.noise
-    cov = np.linalg.inv(information + precision)
-    mean = cov @ (information @ np.linalg.solve(moments.xx, moments.xy[:, 0]) + precision @ prior)
+    cov = np.linalg.inv(moments.xx / found.noise + precision)
+    mean = cov @ (moments.xy[:, 0] / found.noise + precision @ prior)
     # the variances settle to 1e-3
     np.testing.assert_allclose(found.mean, mean, atol=1e-4)
     np.testing.assert_allclose(found.cov, cov, rtol=0.01, atol=1e-5)
@@ -123,13 +120,27 @@ def test_uneven_noise_is_no_signal():
         z, u = rng.normal(size=(6000, 1)), rng.uniform(-1, 1, (6000, 20))
         moments = Moments.of(np.hstack([z * u, u]), np.exp(z / 2) * rng.normal(size=z.shape))
         uneven.append(moments.unevenness())
-        fit = empirical_bayes(moments, np.repeat([0, 1], 20))
+        fit = empirical_bayes(moments, np.repeat([0, 1], 20), uneven=True)
         largest.append(np.abs(fit.mean / np.sqrt(np.diag(fit.cov)))[:20].max())
     # E z^2 exp(z) / E exp(z) = 1 + 1
     assert np.mean(uneven, axis=0)[:20] == pytest.approx(np.full(20, 2), rel=0.2)
     assert np.mean(uneven, axis=0)[20:] == pytest.approx(np.ones(20), abs=0.1)
     # read as even, the largest of 20 slopes is 1.8 standard deviations in the mean
     assert np.mean(largest) < 1
+
+
+def test_nearly_collinear_columns_with_uneven_noise_stay_without_signal():
+    """Two columns of each pair correlate by .98, and noise grows with the first alone."""
+    largest = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        z, u = rng.normal(size=(6000, 1)), rng.uniform(-1, 1, (6000, 20))
+        twin = 0.98 * z + 0.2 * rng.normal(size=z.shape)
+        fit = empirical_bayes(
+            Moments.of(np.hstack([z * u, twin * u]), np.exp(z / 2) * rng.normal(size=z.shape)), np.zeros(40, int), uneven=True
+        )
+        largest.append(np.abs(fit.mean / np.sqrt(np.diag(fit.cov))).max())
+    assert np.mean(largest) < 1.2, largest
 
 
 def test_weights_alone_are_not_uneven():
