@@ -126,7 +126,7 @@ def empirical_bayes(
 def _less_sure(moments: Moments, group: np.ndarray, response: int) -> Moments:
     """Moments with Gram matrix `K xx K` and scores `K^2 xy`, K = unevenness^(-1/2), 1 for free coefficients.
 
-    With scores of covariance `K^-1 xx K^-1 noise`, that of `K^2 xy` is `K xx K noise`: without signal the posterior is right, also
+    Scores with covariance `K^-1 xx K^-1 noise` have, as `K^2 xy`, `K xx K noise`: without signal the posterior is right, also
     where columns are nearly collinear. (Around the same least squares, `K xx K least`, those would turn noise into signal.)
     """
     k = np.where(group == -1, 1.0, moments.unevenness(response) ** -0.5)
