@@ -136,7 +136,7 @@ def require(problem: Problem, config: IntegratedRLConfig) -> None:
     if config.form == "slate":
         from mtf.learning.slate_critics import require_candidates
 
-        require_candidates(problem)
+        require_candidates(problem, by_head=config.groups == "heads")
 
 
 def learn(
@@ -157,7 +157,7 @@ def learn(
     if config.form == "slate":
         from mtf.learning.slate_critics import slate_part
 
-        slates = slate_part(problem, value, scale, seed=seed, progress=progress)
+        slates = slate_part(problem, value, scale, seed=seed, progress=progress, by_head=config.groups == "heads")
         rows, mediated = replace(rows, slate=slates.effects), slates.report
     if config.bootstrap:
         rows = replace(rows, weight=_user_weights(problem, rows, config, seed))
@@ -183,8 +183,9 @@ class IntegratedAgent(Agent):
         elif config.form == "advantage":
             self.critics = AdvantageCritics(m, seen[0].shape[1], seen[1].shape[1], width, config.critic_hidden, self.generator)
         else:
+            prior = slates.prior.repeat_interleave(config.critics, dim=0)
             self.critics = SlateCritics(
-                m, seen[0].shape[1], slates.slopes, slates.second, slates.prior, config.critic_hidden, self.generator
+                m, seen[0].shape[1], slates.slopes, slates.second, prior, config.critic_hidden, self.generator
             )
         heads = [] if isinstance(self.critics, JointCritics) else self.critics.heads()
         rest = [p for p in self.critics.parameters() if not any(p is head for head in heads)]

@@ -92,7 +92,7 @@ class SlateCritics(nn.Module):  # type: ignore[misc]
     """m critics `Q_i = V_i(s) + f(s, a) . (b_0 + b_i)`, f what the action does to the slate that it ranks (`slate_critics`).
 
     At a logged action f is the logged slate's; at any other one it is replayed: `f = T(u, s)`, by slopes T [A, P, F] in
-    u x phi and second derivatives [A, F], both fixed. b_0 [F]: the plug-in reward. b_i starts at 0.
+    u x phi and second derivatives [A, F], both fixed. b_0, `prior` [F] or [m, F]: the plug-in reward. b_i starts at 0.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class SlateCritics(nn.Module):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.value_net = Stack(m, (value_width, *hidden, 1), generator)
-        self.away = nn.Parameter(torch.zeros(m, len(prior)))
+        self.away = nn.Parameter(torch.zeros(m, prior.shape[-1]))
         self.register_buffer("prior", prior)
         self.register_buffer("slopes", slopes)
         self.register_buffer("second", second)

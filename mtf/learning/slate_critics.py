@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -16,13 +17,14 @@ from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.ridge import empirical_bayes
 from mtf.learning.slate_replay import Replay, SlateReplayConfig
+from mtf.learning.slates import plug_in_weights
 from mtf.learning.value import Value
 
 
 @dataclass(frozen=True)
 class SlatePart:
-    """effects [n, 2 L]: l~ and l~^2 of the logged slates. slopes [A, P, F], second [A, F], prior [F]: see `Replay`; the prior is
-    in units of the reward scale, and as much of it as rewards bear out."""
+    """effects [n, 2 L]: l~ and l~^2 of the logged slates. slopes [A, P, F], second [A, F], prior [q, F]: see `Replay`; the prior
+    is in units of the reward scale, as much of it as rewards bear out, a row for each group of critics: what its head pays."""
 
     effects: torch.Tensor
     slopes: torch.Tensor
@@ -31,17 +33,28 @@ class SlatePart:
     report: dict[str, Any]
 
 
-def require_candidates(problem: Problem) -> None:
-    """Raises InputError where fewer than half of the explored requests logged their candidates."""
-    logged, explored = int((problem.signal & problem.data.has_candidates).sum()), int(problem.signal.sum())
-    if problem.data.spec is None or logged < 0.5 * explored:
+def require_candidates(problem: Problem, *, by_head: bool) -> None:
+    """Raises InputError where fewer than half of the explored requests logged their candidates, or, with a group of critics a
+    reward head, where the heads are not those of the spec."""
+    spec, explored = problem.data.spec, int(problem.signal.sum())
+    logged = int((problem.signal & problem.data.has_candidates).sum())
+    if spec is None or logged < 0.5 * explored:
         raise InputError(
             f"form = 'slate': {logged} of {explored} explored rows logged their candidates; log them, or use 'advantage'"
         )
+    if by_head and problem.data.n_heads != spec.n_heads:
+        raise InputError(
+            f"form = 'slate': `reward` has width {problem.data.n_heads}, the spec {spec.n_heads} reward heads; "
+            "give the spec that made the rewards, or use groups = 'total'"
+        )
 
 
-def slate_part(problem: Problem, value: Value, scale: float, *, seed: int, progress: Progress) -> SlatePart:
-    """Replay the explored requests once."""
+def slate_part(
+    problem: Problem, value: Value, scale: float, *, seed: int, progress: Progress, by_head: bool = False
+) -> SlatePart:
+    """Replay the explored requests once; `by_head`: for a group of critics a reward head, else one for their sum."""
+    spec = problem.data.spec
+    assert spec is not None
     rows = np.flatnonzero(problem.signal & problem.data.has_candidates)
     replay = Replay(problem, value, SlateReplayConfig(), rows, seed, progress, keep=True)
     assert replay.effects is not None
@@ -50,6 +63,16 @@ def slate_part(problem: Problem, value: Value, scale: float, *, seed: int, progr
     # as in `step.evidence_step`: nothing for one standard deviation, all for two; the critics share it, so no spread doubts it
     trusted = worth["value"] * float(np.clip(abs(worth["value"]) / worth["sd"] - 1, 0, 1))
 
+    prior = trusted * replay.prior[replay.effect][None] / scale
+    if by_head:
+        # a head promises its part of what a score is worth: all of it in every group would promise it once a head
+        paid = np.array([plug_in_weights(msgspec.structs.replace(spec, reward_heads=(head,))) for head in spec.reward_heads])
+        total = plug_in_weights(spec)
+        share = np.divide(paid, total, out=np.zeros_like(paid), where=total != 0)
+        means = slice(spec.n_objectives, 2 * spec.n_objectives)
+        prior = np.repeat(prior, len(paid), axis=0)
+        prior[:, means] *= share
+
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, np.float32))
 
@@ -57,6 +80,6 @@ def slate_part(problem: Problem, value: Value, scale: float, *, seed: int, progr
         effects=tensor(replay.effects),
         slopes=tensor(replay.slopes),
         second=tensor(replay.second),
-        prior=tensor(trusted * replay.prior[replay.effect] / scale),
+        prior=tensor(prior),
         report={"plug_in_scale": replay.plug_in_scale, "plug_in_worth": worth, "plug_in_trusted": trusted},
     )
