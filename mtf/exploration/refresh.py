@@ -70,7 +70,7 @@ def refresh(
     with fixed_threads():
         problem = prepare(data, baseline, half_width=half)
         target = _open(policy, problem)
-        _require_rows(problem)
+        _require_rows(problem, half)
         value = fit_value(problem)
         tests = slope_tests(problem, value, problem.current)
         q, covariance = curvature(problem, value)
@@ -195,7 +195,7 @@ def _largest(path: Callable[[float], np.ndarray], fits: Callable[[np.ndarray], b
     return low, path(low)
 
 
-def _require_rows(problem: Problem) -> None:
+def _require_rows(problem: Problem, previous: np.ndarray | None) -> None:
     """Raises InputError where the rows that explored around the baseline cannot say what its box is worth."""
     varied, rows = problem.half_width > 0, problem.current
     count, unknowns, name = int(rows.sum()), problem.phi.shape[1] + int(varied.sum()), problem.baseline.name
@@ -205,10 +205,12 @@ def _require_rows(problem: Problem) -> None:
             f"{problem.dropped['action_outside_its_box']} outside of it; log more than {unknowns} inside, with the center, "
             "lower and upper that their actions were drawn from"
         )
-    still = np.flatnonzero(varied & ~problem.u[rows].any(axis=0))
+    # `prepare` has taken the width of those that no row explored
+    in_force = problem.half_width if previous is None else previous
+    still = np.flatnonzero((in_force > 0) & ~problem.u[rows].any(axis=0))
     if len(still):
         raise InputError(
-            f"exploration: half_width[{still[0]}] is {problem.half_width[still[0]]:g} and no row around {name} varies there; "
+            f"exploration: half_width[{still[0]}] is {in_force[still[0]]:g} and no row around {name} varies there; "
             "give the box that they explored"
         )
 

@@ -49,25 +49,25 @@ class DDPG(ActorCritic):
         self.config, self.gamma, self.generator = config, problem.gamma, generator
         self.unit = torch.from_numpy(problem.unit)
         width = problem.data.action_width
-        self.critic = JointCritics(1, rows.now[1].shape[1], width, config.critic_hidden, generator)
+        self.critics = JointCritics(1, rows.now[1].shape[1], width, config.critic_hidden, generator)
         self.actor = Actor(rows.z.shape[1], width, config.actor_hidden, generator)
-        self.target, self.target_actor = copy.deepcopy(self.critic), copy.deepcopy(self.actor)
+        self.target, self.target_actor = copy.deepcopy(self.critics), copy.deepcopy(self.actor)
         self.modules = nn.ModuleDict(
-            {"critic": self.critic, "actor": self.actor, "target": self.target, "target_actor": self.target_actor}
+            {"critics": self.critics, "actor": self.actor, "target": self.target, "target_actor": self.target_actor}
         )
-        self.optimisers = adams(self.modules, config.lr, "critic", "actor")
+        self.optimisers = adams(self.modules, config.lr, "critics", "actor")
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        loss = critic_loss(self.critic, self.target, self.target_actor, batch, self.unit, self.gamma)
-        descend(self.optimisers["critic"], loss, self.critic.parameters())
-        gain = actor_loss(self.critic, self.actor, batch, self.unit)
+        loss = critic_loss(self.critics, self.target, self.target_actor, batch, self.unit, self.gamma)
+        descend(self.optimisers["critics"], loss, self.critics.parameters())
+        gain = actor_loss(self.critics, self.actor, batch, self.unit)
         descend(self.optimisers["actor"], gain, self.actor.parameters())
-        soft_update(self.target, self.critic, self.config.tau)
+        soft_update(self.target, self.critics, self.config.tau)
         soft_update(self.target_actor, self.actor, self.config.tau)
         return {"td_error": loss.detach(), "q": -gain.detach()}
 
     def held_out_loss(self, batch: Batch) -> torch.Tensor:
-        return critic_loss(self.critic, self.target, self.target_actor, batch, self.unit, self.gamma)
+        return critic_loss(self.critics, self.target, self.target_actor, batch, self.unit, self.gamma)
 
     def move(self, batch: Batch) -> torch.Tensor:
         return from_center(boxed(self.actor, batch.z, batch.box, self.unit), batch.box, self.unit)

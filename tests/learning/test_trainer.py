@@ -267,7 +267,7 @@ def test_the_command_under_torchrun_writes_one_bundle_like_that_of_one_process(t
     rows = write_transitions(tmp_path / "rows", make_sessions(400, seed=1, slope=np.array([1.0, -1.0])))
     mtf = Path(sys.executable).parent / "mtf"
     settings = ("--set", "batch=64", "--set", "critics=2", "--set", "distil_steps=20", "--steps", "60")
-    common = ("train", "--transitions", str(rows), "--algorithm", "integrated_rl", *settings, "--out")
+    common = ("train", "--transitions", str(rows), "--algorithm", "integrated_rl", "--baseline", "logged", *settings, "--out")
     for name in ("one", "two"):
         command = (*(torchrun() if name == "two" else ()), str(mtf), *common, str(tmp_path / name))
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

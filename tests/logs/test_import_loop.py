@@ -50,7 +50,17 @@ def test_the_loop(folder):
     assert code == 0 and "1200 transitions in 300 sessions" in said, said
     code, said = run("power", "--transitions", folder / "transitions")
     assert code == 0 and "nothing to detect with" in said and "log a day with exploration" in said, said
-    code, said = run("train", "--transitions", folder / "transitions", "--algorithm", "slate_replay", "--out", folder / "no")
+    code, said = run(
+        "train",
+        "--transitions",
+        folder / "transitions",
+        "--algorithm",
+        "slate_replay",
+        "--baseline",
+        "logged",
+        "--out",
+        folder / "no",
+    )
     assert code == 1 and "log actions drawn from a box" in said and not (folder / "no").exists(), said
     code, said = run("train", "--transitions", folder / "transitions", "--algorithm", "bc", "--out", folder / "policy")
     assert code == 0 and "(0 explored)" in said and "no_exploration" in said, said
