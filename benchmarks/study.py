@@ -148,7 +148,8 @@ def _end_with(parent: int) -> None:
 
 def run_cell(folder: Path, cell: dict[str, Any], out: Path, truth_users: int) -> str:
     """Play one cell and write its file; returns its name."""
-    code = _code()
+    # read before the cell is played: what is edited meanwhile is not what runs
+    code = code_sha()
     truth = _truths(folder, truth_users)
     began = time.perf_counter()
     rounds = list(play(truth.world, cell, truth))
@@ -271,12 +272,6 @@ class _Shown:
         found = weighted_gauc(user, self.valid.ravel(), final.ravel(), self.reward.ravel() + 1.0)
         assert found is not None, "no user has both a valid and another impression"
         return found
-
-
-@functools.cache
-def _code() -> str:
-    """Hash of the training code; once a process, for what is edited later is not what runs."""
-    return code_sha()
 
 
 @functools.cache

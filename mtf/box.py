@@ -11,6 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 EDGE = 1.0
+ROUNDING = 1e-5
+FIXED_TOLERANCE = 1e-2
+"""How far a dimension of no width may lie from the centre: a network that clones it is not exact."""
 
 
 def offsets(center: np.ndarray, half_width: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +54,7 @@ def position(action: np.ndarray, center: np.ndarray, lower: np.ndarray, upper: n
 
 
 def contains(
-    action: np.ndarray, center: np.ndarray, lower: np.ndarray, upper: np.ndarray, tolerance: float | np.ndarray = 1e-5
+    action: np.ndarray, center: np.ndarray, lower: np.ndarray, upper: np.ndarray, tolerance: float | np.ndarray = ROUNDING
 ) -> np.ndarray:
     """True [n] where every dimension of the action lies in its box, within `tolerance` (one, or [A]): float32 rounding."""
     return ((action >= center + lower - tolerance) & (action <= center + upper + tolerance)).all(axis=-1)

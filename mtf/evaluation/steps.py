@@ -13,7 +13,6 @@ from mtf.transitions.table import TransitionSet
 
 DEFAULT_GAMMA = 0.9
 VARIED_TOLERANCE = 1e-3
-FIXED_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,9 @@ def make_steps(data: TransitionSet, target: Policy, deployed: Policy | None) -> 
     action = target.act(state)
     base = center if deployed is None else deployed.act(state)
     width = (upper - lower)[:n]
-    tolerance = np.where(width > 0, VARIED_TOLERANCE, FIXED_TOLERANCE)
+    tolerance = np.where(width > 0, VARIED_TOLERANCE, box.FIXED_TOLERANCE)
     outside = ~_within(action[:n], center[:n], lower[:n], upper[:n], tolerance)
-    moved = np.abs(base[:n] - center[:n]) > FIXED_TOLERANCE
+    moved = np.abs(base[:n] - center[:n]) > box.FIXED_TOLERANCE
     coverage = Coverage(
         states=float(outside.any(axis=1).mean()), dims=outside.mean(axis=0), deployed_off=float(moved.any(axis=1).mean())
     )

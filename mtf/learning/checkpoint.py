@@ -45,11 +45,8 @@ class Checkpoints:
 
     def verify(self) -> None:
         """Raises InputError where the newest checkpoint is of another training or damaged, before time is spent on this one."""
-        if (found := self._steps()) and self._state(found[-1])["fingerprint"] != self.fingerprint:
-            raise InputError(
-                f"checkpoint: {found[-1]} is of other data, settings or code; "
-                "give another folder, or delete this one to begin anew"
-            )
+        if found := self._steps():
+            self._state(found[-1])
 
     def save(self, agent: Agent, *, step: int, curve: list[dict[str, float]], best: Best) -> None:
         """Write the checkpoint of `step` and delete the oldest ones."""
@@ -75,7 +72,6 @@ class Checkpoints:
         if not found:
             return None
         newest = found[-1]
-        self.verify()
         state = self._state(newest)
         try:
             tensors = load_file(newest / "state.safetensors")
@@ -88,13 +84,18 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _unreadable(newest, error) from error
 
-    @staticmethod
-    def _state(folder: Path) -> dict[str, Any]:
+    def _state(self, folder: Path) -> dict[str, Any]:
+        """What state.json holds. Raises InputError where that is of another training, or damaged."""
         try:
-            state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-            return {key: state[key] for key in ("step", "curve", "best_loss", "best_step", "fingerprint")}
+            found: dict[str, Any] = json.loads((folder / "state.json").read_text())
+            state = {key: found[key] for key in ("step", "curve", "best_loss", "best_step", "fingerprint")}
         except (OSError, ValueError, KeyError) as error:
             raise _unreadable(folder, error) from error
+        if state["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"checkpoint: {folder} is of other data, settings or code; give another folder, or delete this one to begin anew"
+            )
+        return state
 
     def _steps(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("step-*") if (p / "state.json").exists())

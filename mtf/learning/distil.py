@@ -23,8 +23,6 @@ OUTSIDE_ALLOWED = 0.01
 OUTSIDE_COST = 30.0
 BATCH = 4096
 TINY = 1e-3
-FIXED_TOLERANCE = 1e-2
-"""How far a dimension that is not explored may lie from where it was: what the gate allows, for no network is exact."""
 FIXED_UNIT = 1e-2
 
 
@@ -73,7 +71,7 @@ def _within(problem: Problem, action: np.ndarray, margin: float, rows: slice) ->
 def _measure(problem: Problem, policy: Policy, action: np.ndarray, target: np.ndarray) -> tuple[float, float, float]:
     """Share of states that were clipped, share whose answer leaves the box (0 where there is none), RMS of answer - target."""
     clipped = outside = 0
-    tolerance = np.where(problem.half_width > 0, 1e-5, FIXED_TOLERANCE)
+    tolerance = np.where(problem.half_width > 0, box.ROUNDING, box.FIXED_TOLERANCE)
     square = 0.0
     for rows in chunks(len(action)):
         answer = policy.act(problem.data.state[rows])

@@ -15,7 +15,7 @@ from mtf.learning.config import Config
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
-from mtf.learning.slate_replay import Replay, SlateReplayConfig
+from mtf.learning.slate_replay import Replay, SlateReplayConfig, replayed_rows
 from mtf.learning.step import evidence_step, linear_slopes
 from mtf.learning.value import Value
 
@@ -29,13 +29,13 @@ class PlugInConfig(Config):
 
 def require(problem: Problem, config: PlugInConfig) -> None:
     """Raises InputError where no candidates or no spec were logged."""
-    if problem.data.spec is None or not (problem.signal & problem.data.has_candidates).any():
+    if problem.data.spec is None or not len(replayed_rows(problem)):
         raise InputError("plug_in: needs a spec and the candidates' scores of explored requests; log them, or use another one")
 
 
 def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, progress: Progress) -> Learned:
     """Step along the plug-in reward's slopes. Raises InputError where no plug-in reward exists."""
-    rows = np.flatnonzero(problem.signal & problem.data.has_candidates)
+    rows = replayed_rows(problem)
     replay = Replay(problem, value, SlateReplayConfig(draws=config.draws), rows, seed, progress)
     b = replay.prior[replay.effect]
     if not b.any():

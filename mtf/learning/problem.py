@@ -186,11 +186,10 @@ def prepare(
     nxt = _box_now(deployed, data, "next_", half_width)
     z, next_z, u, inside = data.arrays.build(n, relative)
     signal = data.exploring & inside[:, 0]
-    explored, dropped["action_outside_its_box"] = int(data.exploring.sum()), int((data.exploring & ~signal).sum())
-    if dropped["action_outside_its_box"] > OUTSIDE_ALLOWED * explored:
-        outside = (
-            f"`action` lies outside `center` + [`lower`, `upper`] in {explored - int(signal.sum())} of {explored} explored rows"
-        )
+    explored, astray = int(data.exploring.sum()), int((data.exploring & ~signal).sum())
+    dropped["action_outside_its_box"] = astray
+    if astray > OUTSIDE_ALLOWED * explored:
+        outside = f"`action` lies outside `center` + [`lower`, `upper`] in {astray} of {explored} explored rows"
         if needs_exploration and not signal.any():
             raise InputError(
                 f"transitions: {outside}; lower and upper are offsets from the centre, and the box is the one drawn from"

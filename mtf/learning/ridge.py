@@ -133,8 +133,8 @@ def _less_sure(moments: Moments, group: np.ndarray, response: int) -> Moments:
     return replace(moments, xx=k[:, None] * moments.xx * k, xy=(k**2)[:, None] * moments.xy)
 
 
-def _jitter(xx: np.ndarray) -> float:
-    """A ridge that only keeps a matrix from being singular."""
+def jitter(xx: np.ndarray) -> float:
+    """A ridge that only keeps a Gram matrix [p, p] from being singular."""
     return 1e-8 * max(float(np.trace(xx)) / max(len(xx), 1), 1e-30)
 
 
@@ -143,14 +143,14 @@ def _evidence(xx: np.ndarray, xy: np.ndarray, yy: float, n: float, group: np.nda
     p = len(group)
     free, given = group == -1, group == GIVEN
     names = np.unique(group[group >= 0])
-    jitter = _jitter(xx)
-    base = _solve(xx + np.diag(np.where(free, jitter, 1e-3 * np.diag(xx) + jitter)), xy)
+    tiny = jitter(xx)
+    base = _solve(xx + np.diag(np.where(free, tiny, 1e-3 * np.diag(xx) + tiny)), xy)
     # from the response's own spread: with as many columns as rows a first fit leaves nothing, and would call that its noise
     noise = max(yy / max(n, 1.0), 1e-12)
     tau2 = np.array([max(float((base[group == g] ** 2).mean()), TAU2_FLOOR) for g in names])
     mean, cov = base, np.zeros((p, p))
     for _ in range(ITERATIONS):
-        penalty = np.where(given, 1.0, jitter / noise)
+        penalty = np.where(given, 1.0, tiny / noise)
         for g, t in zip(names, tau2, strict=True):
             penalty[group == g] = 1 / t
         cov = _inverse(xx / noise + np.diag(penalty))

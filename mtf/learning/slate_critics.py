@@ -16,7 +16,7 @@ from mtf.errors import InputError
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.ridge import empirical_bayes
-from mtf.learning.slate_replay import Replay, SlateReplayConfig
+from mtf.learning.slate_replay import Replay, SlateReplayConfig, enough_logged, replayed_rows
 from mtf.learning.slates import plug_in_weights
 from mtf.learning.value import Value
 
@@ -36,9 +36,9 @@ class SlatePart:
 def require_candidates(problem: Problem, *, by_head: bool) -> None:
     """Raises InputError where fewer than half of the explored requests logged their candidates, or, with a group of critics a
     reward head, where the heads are not those of the spec."""
-    spec, explored = problem.data.spec, int(problem.signal.sum())
-    logged = int((problem.signal & problem.data.has_candidates).sum())
-    if spec is None or logged < 0.5 * explored:
+    spec = problem.data.spec
+    if spec is None or not enough_logged(problem):
+        logged, explored = len(replayed_rows(problem)), int(problem.signal.sum())
         raise InputError(
             f"form = 'slate': {logged} of {explored} explored rows logged their candidates; log them, or use 'advantage'"
         )
@@ -55,7 +55,7 @@ def slate_part(
     """Replay the explored requests once; `by_head`: for a group of critics a reward head, else one for their sum."""
     spec = problem.data.spec
     assert spec is not None
-    rows = np.flatnonzero(problem.signal & problem.data.has_candidates)
+    rows = replayed_rows(problem)
     replay = Replay(problem, value, SlateReplayConfig(), rows, seed, progress, keep=True)
     assert replay.effects is not None
     moments = (replay.folds[0] + replay.folds[1]).columns(replay.model)

@@ -27,7 +27,7 @@ from mtf.learning.linear_advantage import LinearAdvantageConfig
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned, calibration
-from mtf.learning.ridge import Moments, Posterior, empirical_bayes
+from mtf.learning.ridge import Moments, Posterior, empirical_bayes, jitter
 from mtf.learning.slates import plug_in_weights, slate_features
 from mtf.learning.step import blocks, evidence_step, linear_slopes, sure_of_the_whole
 from mtf.learning.value import Value
@@ -55,9 +55,8 @@ class SlateReplayConfig(LinearAdvantageConfig):
 
 def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: int, progress: Progress) -> Learned:
     """One step of policy improvement. The seed draws the fresh actions."""
-    rows = np.flatnonzero(problem.signal & problem.data.has_candidates)
-    explored = int(problem.signal.sum())
-    if problem.data.spec is None or len(rows) < 0.5 * explored:
+    rows, explored = replayed_rows(problem), int(problem.signal.sum())
+    if not enough_logged(problem):
         return _fall_back(
             problem, value, config, f"candidates_missing: {len(rows)} of {explored} explored rows logged them", seed, progress
         )
@@ -104,6 +103,16 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         "whole": asdict(whole),
     }
     return Learned(problem.step_action(step.y), report)
+
+
+def replayed_rows(problem: Problem) -> np.ndarray:
+    """Numbers of the explored requests that logged their candidates."""
+    return np.flatnonzero(problem.signal & problem.data.has_candidates)
+
+
+def enough_logged(problem: Problem) -> bool:
+    """Did half of the explored requests log their candidates, and is there a spec to rank them by?"""
+    return problem.data.spec is not None and len(replayed_rows(problem)) >= 0.5 * int(problem.signal.sum())
 
 
 def direct_effect(fit: Posterior, moments: Moments, model: np.ndarray, direct: np.ndarray, weight: float) -> dict[str, Any]:
@@ -190,8 +199,9 @@ class Replay:
                 continue
             for f in (0, 1):
                 of = now & (fold == f)
-                grams[f] += phi[of].T @ phi[of]
-                thirds[f] += (phi[of][:, left] * phi[of][:, right]).T @ per_request[of].reshape(of.sum(), -1)
+                some = phi[of]
+                grams[f] += some.T @ some
+                thirds[f] += (some[:, left] * some[:, right]).T @ per_request[of].reshape(len(some), -1)
             second += curve[now].sum(0)
             n_current += int(now.sum())
         pair = np.zeros((p, p), np.int64)
@@ -291,7 +301,7 @@ class Replay:
 
 def _regular(gram: np.ndarray) -> np.ndarray:
     """With a ridge that only keeps it from being singular."""
-    regular: np.ndarray = gram + 1e-8 * max(np.trace(gram), 1.0) / len(gram) * np.eye(len(gram))
+    regular: np.ndarray = gram + jitter(gram) * np.eye(len(gram))
     return regular
 
 
