@@ -7,39 +7,40 @@ how they vary with the state. The policy steps along the slopes as far as their 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 
 from mtf.learning.config import Config
-from mtf.learning.problem import Problem
+from mtf.learning.problem import PARTS, Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned, calibration
-from mtf.learning.ridge import Moments, empirical_bayes
-from mtf.learning.step import blocks, evidence_step, linear_slopes, sure_of_the_whole
+from mtf.learning.ridge import Moments, empirical_bayes, left_out
+from mtf.learning.step import blocks, confirmed, evidence_step, linear_slopes
 from mtf.learning.value import CHUNK, Value
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearAdvantageConfig(Config):
     """threshold: posterior standard deviations of a slope that earn no step yet. kappa: how many more earn the full half-width.
-    whole: standard deviations of the step's whole gain that earn none of it yet. More of each is more careful (0 to 2, .5 to
-    3, 0 to 3)."""
+    confirm: standard deviations by which users that the advantage was not learned from must confirm it before any of the step
+    is taken; 1 more earns all. More of each is more careful (0 to 2, .5 to 3, 0 to 3)."""
 
     threshold: float = 1.0
     kappa: float = 1.0
-    whole: float = 2.0
+    confirm: float = 1.0
 
 
 def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed: int, progress: Progress) -> Learned:
     """One step of policy improvement. Closed form: the seed changes nothing."""
     p, width = problem.phi.shape[1], problem.data.action_width
-    folds = _moments(problem, value, progress)
+    parts = _moments(problem, value, progress)
     columns = p + np.arange(p * width)
     group = np.concatenate([np.full(p, -1), np.tile(np.r_[0, np.ones(p - 1, int)], width)])
-    fits = [empirical_bayes(folds[1 - f], group, uneven=True) for f in (0, 1)]
-    posterior = empirical_bayes(folds[0] + folds[1], group, uneven=True)
+    posterior = empirical_bayes(reduce(add, parts), group, uneven=True)
     coefficients = posterior.mean[columns].reshape(width, p)
     full = posterior.cov[np.ix_(columns, columns)]
     cov = blocks(full, width)
@@ -52,29 +53,30 @@ def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed
         varied=problem.half_width > 0,
         arrays=problem.data.arrays,
     )
-    step, whole = sure_of_the_whole(step, problem.phi, coefficients, full, threshold=config.whole, arrays=problem.data.arrays)
-    held_out = calibration([(fits[f].mean, folds[f]) for f in (0, 1)], np.arange(p), columns)
+    held = [(empirical_bayes(others, group, uneven=True).mean, part) for others, part in left_out(parts)]
+    held_out = calibration(held, np.arange(p), columns)
+    step, share = confirmed(step, held_out["z"], threshold=config.confirm, arrays=problem.data.arrays)
     report: dict[str, Any] = {
         "rms_wanted": step.rms_wanted,
         "held_out_action": held_out,
         "global_slope": coefficients[:, 0].tolist(),
         "global_slope_sd": np.sqrt(np.maximum(cov[:, 0, 0], 0)).tolist(),
         "tau": np.sqrt(posterior.tau2).tolist(),
-        "whole": asdict(whole),
+        "confirmed": share,
     }
     return Learned(problem.step_action(step.y), report)
 
 
 def _moments(problem: Problem, value: Value, progress: Progress) -> list[Moments]:
-    """Of [phi, u x phi] against delta, for each of the two folds of users; explored rows only."""
+    """Of [phi, u x phi] against delta, for each part of the users; explored rows only."""
     p, width = problem.phi.shape[1], problem.data.action_width
-    folds = [Moments.zero(p * (1 + width)) for _ in (0, 1)]
+    parts = [Moments.zero(p * (1 + width)) for _ in range(PARTS)]
     rows = np.flatnonzero(problem.signal)
     for start in progress.over(range(0, len(rows), CHUNK), "slopes"):
         take = rows[start : start + CHUNK]
         phi, u = problem.phi[take], problem.u[take]
         x = np.concatenate([phi, (u[:, :, None] * phi[:, None, :]).reshape(len(take), -1)], axis=1)
-        for f in (0, 1):
-            of = problem.fold[take] == f
-            folds[f] = folds[f] + Moments.of(x[of], value.residual[take][of, None], problem.weight[take][of])
-    return folds
+        for k in range(PARTS):
+            of = problem.part[take] == k
+            parts[k] = parts[k] + Moments.of(x[of], value.residual[take][of, None], problem.weight[take][of])
+    return parts

@@ -20,6 +20,8 @@ from mtf.transitions.table import TransitionSet
 
 Z_CLIP = 3.0
 ROUND_DECAY = 0.7
+PARTS = 5
+"""Of the users, to judge an advantage by those that it was not fitted on; from four of five it is nearly what it is from all."""
 LEAST_SESSIONS = 20
 OUTSIDE_ALLOWED = 0.01
 
@@ -49,7 +51,8 @@ class Problem:
     weight [n]: 0.7 ** (rounds since the row's policy was the newest): earlier rounds count less.
     group: int64 [n], one code a (policy, exploring): V has an intercept each.
     mean, scale [S]; z, next_z [n, S]: the state, standardised and clipped to +-3.
-    fold: int64 [n], 0 or 1 by user: what is fitted on one is read on the other.
+    fold: int64 [n], 0 or 1 by user: what V is fitted on one is read on the other.
+    part: int64 [n], 0 to PARTS - 1 by user: an advantage that is fitted on the others is judged by this one.
     dropped: {reason: rows}; warnings: what the reader of the report must know.
     """
 
@@ -73,6 +76,7 @@ class Problem:
     z: np.ndarray
     next_z: np.ndarray
     fold: np.ndarray
+    part: np.ndarray
     dropped: dict[str, int]
     warnings: tuple[str, ...]
 
@@ -221,6 +225,7 @@ def prepare(
         z=z,
         next_z=next_z,
         fold=_units(data, 20240427) % 2,
+        part=_units(data, 20240428) % PARTS,
         dropped=dropped,
         warnings=tuple(warnings),
     )

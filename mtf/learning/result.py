@@ -25,13 +25,17 @@ class Learned:
 def calibration(
     fits: Sequence[tuple[np.ndarray, Moments]], nuisance: np.ndarray, action: np.ndarray, response: int = 0
 ) -> dict[str, float]:
-    """How an advantage that was fitted on the one fold does on the other, from moments alone.
+    """How an advantage does on users that it was not fitted on, from moments alone.
 
-    fits: (coefficients [p], moments of the fold they were *not* fitted on). nuisance, action: column numbers.
+    fits: (coefficients [p], moments of users that they were *not* fitted on). nuisance, action: column numbers.
     explained_share: 1 - SSE with / SSE without the action's part, nuisance refitted by least squares on the held-out
-        fold (below 0 where it only adds noise). slope: of the residual on the predicted advantage; 1 is calibrated.
+        users (below 0 where it only adds noise). slope: of the residual on the predicted advantage; 1 is calibrated.
+    z: that slope in its standard deviations where actions do nothing; 0 where nothing is predicted. Noise may be uneven
+        (`Moments.unevenness` of the columns, by their part in the prediction), and weights count as in `Moments`. Of fits
+        that leave out a part of the users each, every pair of parts enters twice, alike, so the variance is twice the sum of
+        what each part would have by itself.
     """
-    with_it = without = cross = square = 0.0
+    with_it = without = cross = square = spread = 0.0
     for coefficients, held in fits:
         b = coefficients[action]
         xx, xa = held.xx[np.ix_(nuisance, nuisance)], held.xx[np.ix_(nuisance, action)]
@@ -44,7 +48,11 @@ def calibration(
         with_it += total - 2 * covariance + variance
         cross += covariance
         square += variance
+        noise = total / max(held.n - len(nuisance), 1.0) * held.ww / max(held.n, 1e-30)
+        part = b**2 * held.wx[action]
+        spread += noise * variance * (float(part @ held.unevenness(response)[action] / part.sum()) if part.any() else 1.0)
     return {
         "explained_share": float(1 - with_it / without) if without > 0 else 0.0,
         "slope": float(cross / square) if square > 1e-12 * without else float("nan"),
+        "z": float(cross / np.sqrt(2 * spread)) if square > 1e-12 * without and spread > 0 else 0.0,
     }

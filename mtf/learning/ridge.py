@@ -6,7 +6,10 @@ Moments add up over chunks and rounds, so 500,000 rows of 550 columns never lie 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 from scipy.linalg import lapack
@@ -78,6 +81,11 @@ class Moments:
         """
         even = self.wx * self.wy[response] / max(self.ww, 1e-30)
         return np.where(even > 0, np.maximum(self.wxy[:, response] / np.maximum(even, 1e-30), 1.0), 1.0)
+
+
+def left_out(parts: Sequence[Moments]) -> list[tuple[Moments, Moments]]:
+    """(the sum of all others, the part) for each part."""
+    return [(reduce(add, [other for other in parts if other is not part]), part) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import torch
 from mtf.errors import InputError
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
-from mtf.learning.ridge import empirical_bayes
 from mtf.learning.slate_replay import Replay, SlateReplayConfig, enough_logged, replayed_rows
 from mtf.learning.slates import plug_in_weights
 from mtf.learning.value import Value
@@ -58,8 +57,7 @@ def slate_part(
     rows = replayed_rows(problem)
     replay = Replay(problem, value, SlateReplayConfig(), rows, seed, progress, keep=True)
     assert replay.effects is not None
-    moments = (replay.folds[0] + replay.folds[1]).columns(replay.model)
-    worth = empirical_bayes(moments, replay.group, replay.prior).worth or {"value": 0.0, "sd": 1.0}
+    worth = replay.fit(replay.moments).worth or {"value": 0.0, "sd": 1.0}
     # as in `step.evidence_step`: nothing for one standard deviation, all for two; the critics share it, so no spread doubts it
     trusted = worth["value"] * float(np.clip(abs(worth["value"]) / worth["sd"] - 1, 0, 1))
 

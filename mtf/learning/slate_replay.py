@@ -14,7 +14,9 @@ slope on u. Where it has, or where no candidates are logged, `linear_advantage` 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,12 @@ from mtf import box
 from mtf.errors import InputError
 from mtf.learning import linear_advantage
 from mtf.learning.linear_advantage import LinearAdvantageConfig
-from mtf.learning.problem import Problem
+from mtf.learning.problem import PARTS, Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned, calibration
-from mtf.learning.ridge import Moments, Posterior, empirical_bayes, jitter
+from mtf.learning.ridge import Moments, Posterior, empirical_bayes, jitter, left_out
 from mtf.learning.slates import plug_in_weights, slate_features
-from mtf.learning.step import blocks, evidence_step, linear_slopes, sure_of_the_whole
+from mtf.learning.step import blocks, confirmed, evidence_step, linear_slopes
 from mtf.learning.value import Value
 
 CHUNK = 16384
@@ -61,18 +63,17 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
             problem, value, config, f"candidates_missing: {len(rows)} of {explored} explored rows logged them", seed, progress
         )
     replay = Replay(problem, value, config, rows, seed, progress)
-    fits = [empirical_bayes(replay.folds[1 - f].columns(replay.model), replay.group, replay.prior) for f in (0, 1)]
-    both = replay.folds[0] + replay.folds[1]
-    posterior = empirical_bayes(both.columns(replay.model), replay.group, replay.prior)
-    test = direct_effect(posterior, both, replay.model, replay.direct, replay.weight_of_weights)
+    every = replay.moments
+    posterior = replay.fit(every)
+    test = direct_effect(posterior, every, replay.model, replay.direct, replay.weight_of_weights)
     if test["max_z"] > config.max_z:
         reason = f"mediation_fails: the residual still has a slope on the action, max |z| {test['max_z']:.1f} > {config.max_z:g}"
         fallen = _fall_back(problem, value, config, reason, seed, progress)
         return Learned(fallen.action, {**fallen.report, "direct_effect": test})
     b, cov = posterior.mean[replay.effect], posterior.cov[np.ix_(replay.effect, replay.effect)]
     c = replay.slopes @ b
-    every = replay.slopes.reshape(-1, replay.slopes.shape[2])
-    c_cov = every @ cov @ every.T + replay.error_of(b)
+    flat = replay.slopes.reshape(-1, replay.slopes.shape[2])
+    c_cov = flat @ cov @ flat.T + replay.error_of(b)
     bend = -(replay.second @ b) if config.curvature else np.zeros(len(c))
     slopes = linear_slopes(problem.phi, c, blocks(c_cov, len(c)), problem.data.arrays)
     step = evidence_step(
@@ -84,15 +85,14 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         curvature=bend,
         arrays=problem.data.arrays,
     )
-    step, whole = sure_of_the_whole(
-        step, problem.phi, c, c_cov, threshold=config.whole, curvature=bend, arrays=problem.data.arrays
-    )
-    held = [(fits[f].mean, replay.folds[f].columns(replay.model)) for f in (0, 1)]
+    held = [(replay.fit(others).mean, part.columns(replay.model)) for others, part in left_out(replay.parts)]
+    held_out = calibration(held, replay.nuisance, replay.effect)
+    step, share = confirmed(step, held_out["z"], threshold=config.confirm, arrays=problem.data.arrays)
     report: dict[str, Any] = {
         "used": "slate_replay",
         "direct_effect": test,
         "rms_wanted": step.rms_wanted,
-        "held_out_action": calibration(held, replay.nuisance, replay.effect),
+        "held_out_action": held_out,
         "global_slope": c[:, 0].tolist(),
         "global_slope_sd": np.sqrt(np.maximum(np.diag(c_cov)[:: c.shape[1]], 0)).tolist(),
         "plug_in_slope": (replay.slopes @ replay.prior[replay.effect])[:, 0].tolist(),
@@ -100,7 +100,7 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         "tau": np.sqrt(posterior.tau2).tolist(),
         "plug_in_scale": replay.plug_in_scale,
         "plug_in_worth": posterior.worth,
-        "whole": asdict(whole),
+        "confirmed": share,
     }
     return Learned(problem.step_action(step.y), report)
 
@@ -132,7 +132,7 @@ def direct_effect(fit: Posterior, moments: Moments, model: np.ndarray, direct: n
 
 
 class Replay:
-    """One pass over the explored requests: moments of [1 z m | f | u] against delta a fold, and T.
+    """One pass over the explored requests: moments of [1 z m | f | u] against delta a part of the users, and T.
 
     m is the mean of the slate's features over the box: what the candidates were worth whatever the action.
     nuisance, effect, direct: column numbers of [1 z m], f and u; model: the first two. slopes [A, P, F]: T;
@@ -176,7 +176,7 @@ class Replay:
 
         self.effects = problem.data.arrays.zeros((len(problem.data), 2 * n_slate)) if keep else None
         columns = n_nuisance + n_effect + width
-        self.folds = [Moments.zero(columns) for _ in (0, 1)]
+        self.parts = [Moments.zero(columns) for _ in range(PARTS)]
         weight = problem.weight[rows].astype(np.float64)
         self.weight_of_weights = float(np.square(weight).sum() / weight.sum())
         # slopes around another policy are others, but those that a few requests give are noise
@@ -190,10 +190,10 @@ class Replay:
             x, per_request, curve, phi = self._chunk(take)
             if self.effects is not None:
                 self.effects[take] = x[:, n_nuisance : n_nuisance + 2 * n_slate]
-            y, weight, fold = value.residual[take, None], problem.weight[take], problem.fold[take]
-            for f in (0, 1):
-                of = fold == f
-                self.folds[f] = self.folds[f] + Moments.of(x[of], y[of], weight[of])
+            y, weight, fold, part = value.residual[take, None], problem.weight[take], problem.fold[take], problem.part[take]
+            for k in range(PARTS):
+                of = part == k
+                self.parts[k] = self.parts[k] + Moments.of(x[of], y[of], weight[of])
             now = problem.current[take] if around_baseline else np.ones(len(take), bool)
             if not now.any():
                 continue
@@ -218,6 +218,15 @@ class Replay:
         self.grams = grams
         # interactions l~ x z bend with z, whose mean is about 0: only l~ and l~^2 enter the average curvature
         self.second = np.concatenate([second / max(n_current, 1), np.zeros((width, n_slate * (p - 1)))], axis=1)
+
+    @property
+    def moments(self) -> Moments:
+        """Of all users."""
+        return reduce(add, self.parts)
+
+    def fit(self, moments: Moments) -> Posterior:
+        """Coefficients of the model's columns, given moments of some of the users."""
+        return empirical_bayes(moments.columns(self.model), self.group, self.prior)
 
     def error_of(self, b: np.ndarray) -> np.ndarray:
         """Covariance [A P, A P] of the slopes `T b` of fixed b [F], from requests and draws that T was regressed on.

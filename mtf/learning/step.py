@@ -1,8 +1,8 @@
 """From slopes to a step: how far from the deployed policy the evidence carries, and how far the gate can follow.
 
 Evidence is asked for twice. Each slope must be sure of its sign (`evidence_step`); risks of many slopes average out, so one
-standard deviation is enough there. What they share does not: a single mistake, of how much a score is worth say, moves all
-states at once. So the step's gain as a whole must be sure as well (`sure_of_the_whole`).
+standard deviation is enough there. That is the learner's own word: slopes and step come from the same rows, and where there are
+few, noise that they share looks sure. So users that the advantage was not learned from must confirm it (`confirmed`).
 """
 
 from __future__ import annotations
@@ -77,42 +77,13 @@ def evidence_step(
     return Step(y, wanted, rms(y))
 
 
-@dataclass(frozen=True)
-class Whole:
-    """gain: of the step as a whole, reward a request; sd: its posterior standard deviation; share: of the step that is taken."""
+def confirmed(step: Step, z: float, *, threshold: float, arrays: Arrays | None = None) -> tuple[Step, float]:
+    """The part of `step` that is taken, and its share: none up to `threshold`, all of it from 1 more.
 
-    gain: float
-    sd: float
-    share: float
-
-
-def sure_of_the_whole(
-    step: Step,
-    phi: np.ndarray,
-    mean: np.ndarray,
-    cov: np.ndarray,
-    *,
-    threshold: float,
-    curvature: np.ndarray | None = None,
-    arrays: Arrays | None = None,
-) -> tuple[Step, Whole]:
-    """The share of `step` that the evidence for its whole gain carries: 0 up to `threshold` deviations, all of it from one more.
-
-    The gain is `sum_d mean over states of y_d phi . c_d`, less `curvature_d y_d^2 / 2`: linear in the coefficients c, so its
-    variance is exact. phi [n, P]; mean [A, P] of c, with covariance cov [A P, A P]; curvature [A]. arrays: as in `evidence_step`.
+    z: standard deviations by which users that it was not learned from confirm the advantage (`result.calibration`).
     """
-    y = step.y
-    moved, square = np.zeros(mean.shape), np.zeros(len(mean))
-    for rows in chunks(len(y)):
-        moved += y[rows].T.astype(np.float64) @ phi[rows]
-        square += np.square(y[rows], dtype=np.float64).sum(axis=0)
-    moved, square = moved / max(len(y), 1), square / max(len(y), 1)
-    bend = np.zeros(len(mean)) if curvature is None else np.maximum(curvature, 0)
-    gain = float((moved * mean).sum() - (bend * square).sum() / 2)
-    flat = moved.ravel()
-    sd = float(np.sqrt(max(flat @ cov @ flat, 0.0)))
-    share = float(np.clip(gain / sd - threshold, 0, 1)) if sd > 0 else 0.0
-    return Step(_part(y, share, arrays), step.rms_wanted, share * step.rms), Whole(gain, sd, share)
+    share = float(np.clip(z - threshold, 0, 1))
+    return Step(_part(step.y, share, arrays), step.rms_wanted, share * step.rms), share
 
 
 def shorten(y: np.ndarray, max_rms: float, varied: np.ndarray, arrays: Arrays | None = None) -> Step:
