@@ -125,7 +125,7 @@ GOOD = {
         ("algorithm", {"held_out_value": {"slope": 0.5}}, "miscalibrated_q"),
         ("algorithm", {"held_out_action": {"slope": 0.4, "explained_share": 0.01}}, "miscalibrated_action"),
         ("algorithm", {"held_out_action": {"slope": 1.0, "explained_share": -0.01}}, "action_explains_nothing"),
-        ("algorithm", {"whole": {"gain": 0.1, "sd": 0.06, "share": 0.0}}, "no_step"),
+        ("algorithm", {"confirmed": 0.0, "held_out_action": {"z": 0.4}}, "no_step"),
         ("distilled", {"outside_share": 0.011}, "outside_box"),
     ],
 )

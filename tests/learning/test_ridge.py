@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtf.learning.result import calibration
-from mtf.learning.ridge import Moments, empirical_bayes, ridge
+from mtf.learning.ridge import Moments, empirical_bayes, left_out, ridge
 
 
 @pytest.fixture
@@ -181,4 +181,46 @@ def test_calibration_is_the_regression_on_held_out_rows():
     assert right["slope"] == pytest.approx(1, abs=0.1)
     assert right["explained_share"] == pytest.approx(0.16 / 1.16, abs=0.02)
     assert calibration([(np.array([0, 0, 0.0, 0.5]), held)], *columns)["explained_share"] < -0.1
-    assert np.isnan(calibration([(np.zeros(4), held)], *columns)["slope"])
+    nothing = calibration([(np.zeros(4), held)], *columns)
+    assert np.isnan(nothing["slope"])
+    assert nothing["z"] == 0
+
+
+def parts_of(rng, effect=0.0, noise=lambda x: 1.0, weight=None):
+    """Five parts of 300 rows: an intercept, twenty columns, and a response."""
+    parts = []
+    for _ in range(5):
+        x = rng.normal(size=(300, 20))
+        y = effect * x[:, :1] + noise(x) * rng.normal(size=(300, 1))
+        parts.append(Moments.of(np.column_stack([np.ones(300), x]).astype(np.float32), y, weight))
+    return parts
+
+
+def held_out_z(parts):
+    fits = [(ridge(others, 0.2)[:, 0], part) for others, part in left_out(parts)]
+    return calibration(fits, np.array([0]), 1 + np.arange(20))["z"]
+
+
+@pytest.mark.parametrize("weight", [None, np.repeat([1.0, 0.3], 150)], ids=["even", "weighted"])
+def test_without_an_effect_the_held_out_slopes_z_has_a_standard_deviation_of_one(weight):
+    """Each pair of parts is met twice; counted once, it would be 1.4."""
+    rng = np.random.default_rng(5)
+    z = [held_out_z(parts_of(rng, weight=weight)) for _ in range(300)]
+    assert np.std(z) == pytest.approx(1, abs=0.13)
+    # leaving a part out turns what it holds against the rest: below 0, never above
+    assert -0.5 < np.mean(z) < 0.1
+    assert np.mean([held_out_z(parts_of(rng, effect=0.3, weight=weight)) for _ in range(10)]) > 5
+
+
+def test_uneven_noise_does_not_pass_for_confirmation():
+    rng = np.random.default_rng(6)
+    z = [held_out_z(parts_of(rng, noise=lambda x: np.exp(0.5 * x[:, :1]))) for _ in range(300)]
+    assert np.std(z) < 1.15
+
+
+def test_a_part_is_left_out_of_the_sum_of_the_others():
+    parts = parts_of(np.random.default_rng(7))
+    for (others, part), given in zip(left_out(parts), parts, strict=True):
+        assert part is given
+        np.testing.assert_allclose(others.xx + part.xx, sum((p.xx for p in parts), np.zeros((21, 21))))
+        assert others.n == 1200

@@ -163,7 +163,7 @@ def test_the_direct_effects_z_is_standard_normal_where_there_is_none():
 
 def test_without_signal_the_policy_hardly_moves(data):
     """Rewards dealt out anew. One mediator that noise favours moves all dimensions at once, so a deal moves the policy much or,
-    as the step as a whole must be sure, not at all: half of the deals at least, and a tenth of the box on the mean."""
+    as other users must confirm it, not at all: half of the deals at least, and a tenth of the box on the mean."""
     few = data.select(data.session % 2 == 0)
     moves = []
     for seed in range(8):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtf.learning.step import Slopes, Step, blocks, evidence_step, linear_slopes, shorten, sure_of_the_whole
+from mtf.learning.step import Slopes, Step, blocks, confirmed, evidence_step, linear_slopes, shorten
 
 BOTH = np.ones(2, bool)
 
@@ -56,48 +56,17 @@ def test_a_fixed_dimension_stays_and_does_not_count():
     assert found.rms == pytest.approx(0.5, rel=1e-4)
 
 
-def whole(mean, cov, y=1.0, phi=1.0, threshold=2.0, **changes):
-    """Of a step of y in every dimension, at states whose phi is one number."""
-    mean = np.atleast_1d(mean).astype(float)[:, None]
-    phi = np.full((50, 1), phi, np.float32)
-    moved = Step(np.full((50, len(mean)), y, np.float32), y, y)
-    return sure_of_the_whole(moved, phi, mean, np.atleast_2d(cov), threshold=threshold, **changes)
+@pytest.mark.parametrize(("z", "share"), [(-3.0, 0), (0.0, 0), (1.0, 0), (1.25, 0.25), (2.0, 1), (9.0, 1)])
+def test_a_step_is_taken_as_far_as_other_users_confirm_it(z, share):
+    y = np.array([[0.4, -0.2], [0.0, 1.0]], np.float32)
+    found, taken = confirmed(Step(y, 0.9, 0.5), z, threshold=1.0)
+    assert taken == share
+    np.testing.assert_allclose(found.y, share * y)
+    assert (found.rms_wanted, found.rms) == (0.9, share * 0.5)
 
 
-def test_risks_that_average_out_are_taken_and_one_that_is_shared_is_not():
-    """Nine slopes, each 1.2 standard deviations sure: together 3.6 if each errs for itself, 1.2 if they err together."""
-    mean = np.full(9, 1.2)
-    apart, found = whole(mean, np.eye(9))
-    assert found.gain == pytest.approx(9 * 1.2)
-    assert found.sd == pytest.approx(3)
-    assert found.share == 1
-    np.testing.assert_allclose(apart.y, 1)
-    together, found = whole(mean, np.ones((9, 9)))
-    assert found.sd == pytest.approx(9)
-    assert found.share == 0
-    assert (together.y == 0).all()
-    assert (together.rms, together.rms_wanted) == (0, 1)
-
-
-def test_between_the_thresholds_a_share_is_taken_and_curvature_counts_against_the_gain():
-    half, found = whole(2.5, 1.0, y=0.4, phi=2.0)
-    assert (found.gain, found.sd, found.share) == (pytest.approx(2.0), pytest.approx(0.8), pytest.approx(0.5))
-    np.testing.assert_allclose(half.y, 0.2)
-    # .4 * 2 * 2.5 less 5 * .4^2 / 2
-    assert whole(2.5, 1.0, y=0.4, phi=2.0, curvature=np.array([5.0]))[1].gain == pytest.approx(1.6)
-    assert whole(2.5, 1.0, y=0.0)[1].share == 0
-
-
-def test_the_whole_gains_error_is_what_draws_of_the_coefficients_give():
-    rng = np.random.default_rng(0)
-    root = rng.normal(size=(6, 6))
-    phi, y = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=(40, 2)).astype(np.float32)
-    mean = rng.normal(size=(2, 3))
-    _, found = sure_of_the_whole(Step(y, 1, 1), phi, mean, root @ root.T, threshold=0)
-    drawn = (mean.ravel() + rng.normal(size=(20_000, 6)) @ root.T).reshape(-1, 2, 3)
-    gain = np.einsum("nd,np,kdp->k", y, phi, drawn) / 40
-    assert found.gain == pytest.approx(gain.mean(), abs=4 * found.sd / np.sqrt(20_000))
-    assert found.sd == pytest.approx(gain.std(), rel=0.02)
+def test_blocks_are_those_of_each_dimension():
+    root = np.random.default_rng(0).normal(size=(6, 6))
     np.testing.assert_array_equal(blocks(root, 2), [root[:3, :3], root[3:, 3:]])
 
 
