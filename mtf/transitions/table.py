@@ -161,7 +161,8 @@ class TransitionSet:
     def candidates(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(scores float32 [m, C, K], n_candidates int64 [m]) of the row numbers `rows`, zero-padded to the widest.
 
-        Raises InputError where a row logged none, or where there is no spec to say what K is.
+        Raises InputError where a row logged none, where a score is negative or not finite, or where there is no spec to say
+        what K is.
         """
         if self.cand_scores is None or self.spec is None:
             raise InputError("cand_scores: these transitions carry no candidates; log them on explored requests")
@@ -170,10 +171,17 @@ class TransitionSet:
         if taken.null_count:
             raise InputError(f"cand_scores: {taken.null_count} of {len(rows)} rows have none; select rows that logged them")
         offsets = np.frombuffer(taken.buffers()[1], np.int32, len(taken) + 1, taken.offset * 4)
-        flat = np.frombuffer(taken.buffers()[2], np.float16)[offsets[0] // 2 : offsets[-1] // 2]
+        flat = np.frombuffer(taken.buffers()[2], np.float16)[offsets[0] // 2 : offsets[-1] // 2].astype(np.float32)
+        # written so that a score that is no number fails it
+        if flat.size and not (flat.min() >= 0 and flat.max() < np.inf):
+            place = int(np.argmin((flat >= 0) & (flat < np.inf)))
+            row = int(np.searchsorted(offsets, offsets[0] + 2 * place, side="right")) - 1
+            raise InputError(
+                f"cand_scores: row {rows[row]} has a score of {flat[place]}; mend the log (scores are finite and >= 0) or drop it"
+            )
         count = np.diff(offsets) // (2 * k)
         if len(count) and (count == count[0]).all():
-            return flat.reshape(len(rows), int(count[0]), k).astype(np.float32), count.astype(np.int64)
+            return flat.reshape(len(rows), int(count[0]), k), count.astype(np.int64)
         padded = np.zeros((len(rows), int(count.max(initial=0)), k), np.float32)
         real = np.arange(padded.shape[1]) < count[:, None]
         padded[real] = flat.reshape(-1, k)

@@ -65,7 +65,7 @@ def test_held_out_users_are_not_those_that_it_was_fitted_on():
 
 
 def test_a_step_that_other_users_do_not_confirm_is_not_taken():
-    """Without an effect a slope or two look sure in some deals; users that they were not learned from stop most of those steps."""
+    """Without an effect a slope or two look sure in some deals; users that they were not learned from stop most steps."""
     wanted, taken = [], []
     for seed in range(12):
         found = learned(make_sessions(300, seed=seed, slope=np.zeros(6)))

@@ -133,7 +133,7 @@ def wide(path: Path, n: int) -> None:
         lower=still - 0.3,
         upper=still + 0.3,
         reward=1 + action[:, :1] + rng.normal(size=(n, 1)),
-        cand_scores=np.array([rng.bytes(400) for _ in range(n)], object),
+        cand_scores=np.array([rng.random(200).astype("<f2").tobytes() for _ in range(n)], object),
     )
 
 

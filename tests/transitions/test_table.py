@@ -283,5 +283,12 @@ def test_candidates_of_unequal_number_are_padded(table):
         part.candidates(np.array([0, 2]))
     # a slice of a larger table reads its own bytes
     np.testing.assert_array_equal(data.select(data.session == 1).candidates(np.array([0]))[0].ravel(), scores[0])
+    for bad in (np.nan, -1.0, np.inf):
+        scores[1][3] = bad
+        payload = pa.array([s.tobytes() for s in scores], pa.binary())
+        spoilt = from_table(wide.append_column("cand_scores", payload), spec=spec)
+        with pytest.raises(InputError, match=f"cand_scores: row 1 has a score of {bad}"):
+            spoilt.candidates(np.array([0, 1, 2]))
+        assert len(spoilt.candidates(np.array([0, 2]))[0]) == 2
     with pytest.raises(InputError, match="carry no candidates"):
         from_table(wide).candidates(np.array([0]))
