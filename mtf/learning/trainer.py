@@ -96,10 +96,13 @@ def fit(
     """Train `agent` for `config.steps` on the rows numbered in `pool`; it is left with the parameters to keep.
 
     held: numbers of the held-out rows. checkpoints: where to write them and to resume from.
-    Raises InputError where a checkpoint is of another training, where no row is left to train on, or where a loss diverges.
+    Raises InputError where a checkpoint is of another training, where no row is left to train on, where processes cannot share
+    the batch evenly, or where a loss diverges.
     """
     if not len(pool):
         raise InputError(f"{name}: all explored rows are of the held-out users; log more users, or lower --set held_out")
+    if config.batch % parallel.size():
+        raise InputError(f"--set batch={config.batch}: {parallel.size()} processes share it; take a multiple of their number")
     keep_freed_memory()
     curve: list[dict[str, float]] = []
     best: Best = (float("inf"), 0, {})

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from mtf.errors import InputError
+from mtf.learning import parallel
 from mtf.learning.batch_rl import BatchRL, BatchRLConfig
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.cql_sac import CQLSAC, CQLSACConfig
@@ -213,6 +214,12 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bundle(tmp_path):
     again, resumed = start(str(tmp_path)).communicate()[0].split()
     assert again == sha
     assert 200 <= int(resumed) < 1200
+
+
+def test_a_batch_that_the_processes_do_not_divide_is_refused(problem, monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 3)
+    with pytest.raises(InputError, match=r"batch=64: 3 processes share it"):
+        run(problem, CONFIG)
 
 
 def torchrun():
