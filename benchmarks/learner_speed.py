@@ -32,6 +32,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from mtf.learning import batch_rl, cql_sac, iql, td3_bc
 from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig
+from mtf.learning.memory import keep_freed_memory
 from mtf.learning.networks import Stack, soft_update
 from mtf.learning.problem import Problem, prepare
 from mtf.learning.progress import Progress
@@ -99,6 +100,7 @@ def main() -> None:
         f"load {os.getloadavg()[0]:.1f}, batch {BATCH}, state {STATE}, action {ACTION}",
         flush=True,
     )
+    keep_freed_memory()  # as training does
     with fixed_threads(arguments.threads):
         {"d3rlpy": beside_d3rlpy, "ensemble": beside_modules, "profile": shares}[arguments.what](arguments)
     print(f"load {os.getloadavg()[0]:.1f}")
