@@ -135,10 +135,10 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
         found.append(f"miscalibrated_q: on held-out users return-to-go has slope {q_slope:.2f} on Q(s, a), expected 1")
     if action.get("explained_share", 1.0) < 0:
         found.append(f"action_explains_nothing: held-out share {action['explained_share']:.2%}")
-    if report["algorithm"].get("confirmed") == 0:
-        found.append(
-            f"no_step: users that it was not learned from do not confirm the advantage (z {action['z']:.1f}); gather more rows"
-        )
+    if report["algorithm"].get("rms_wanted") == 0:
+        found.append("no_step: no slope is sure enough of its sign; gather more rows")
+    elif report["algorithm"].get("confirmed") == 0:
+        found.append(f"no_step: users that it was not learned from do not confirm the advantage (z {action['z']:.1f}); log more")
     if step["rms_y"] > (limit := report["config"]["max_rms_step"]):
         found.append(f"step_too_long: root mean square {step['rms_y']:.2f} of a half-width, more than max_rms_step = {limit:g}")
     if report["distilled"]["outside_share"] > 0.01:

@@ -8,8 +8,6 @@ how they vary with the state. The policy steps along the slopes as far as their 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from mtf.learning.config import Config
 from mtf.learning.problem import PARTS, Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned, calibration
-from mtf.learning.ridge import Moments, empirical_bayes, left_out
+from mtf.learning.ridge import Moments, empirical_bayes, left_out, total, with_rows
 from mtf.learning.step import blocks, confirmed, evidence_step, linear_slopes
 from mtf.learning.value import CHUNK, Value
 
@@ -40,7 +38,7 @@ def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed
     parts = _moments(problem, value, progress)
     columns = p + np.arange(p * width)
     group = np.concatenate([np.full(p, -1), np.tile(np.r_[0, np.ones(p - 1, int)], width)])
-    posterior = empirical_bayes(reduce(add, parts), group, uneven=True)
+    posterior = empirical_bayes(total(parts), group, uneven=True)
     coefficients = posterior.mean[columns].reshape(width, p)
     full = posterior.cov[np.ix_(columns, columns)]
     cov = blocks(full, width)
@@ -76,7 +74,5 @@ def _moments(problem: Problem, value: Value, progress: Progress) -> list[Moments
         take = rows[start : start + CHUNK]
         phi, u = problem.phi[take], problem.u[take]
         x = np.concatenate([phi, (u[:, :, None] * phi[:, None, :]).reshape(len(take), -1)], axis=1)
-        for k in range(PARTS):
-            of = problem.part[take] == k
-            parts[k] = parts[k] + Moments.of(x[of], value.residual[take][of, None], problem.weight[take][of])
+        parts = with_rows(parts, problem.part[take], x, value.residual[take, None], problem.weight[take])
     return parts

@@ -51,8 +51,9 @@ class Problem:
     weight [n]: 0.7 ** (rounds since the row's policy was the newest): earlier rounds count less.
     group: int64 [n], one code a (policy, exploring): V has an intercept each.
     mean, scale [S]; z, next_z [n, S]: the state, standardised and clipped to +-3.
-    fold: int64 [n], 0 or 1 by user: what V is fitted on one is read on the other.
-    part: int64 [n], 0 to PARTS - 1 by user: an advantage that is fitted on the others is judged by this one.
+    fold: int64 [n], 0 or 1 by user: V is fitted on the one and read on the other.
+    part: int64 [n], 0 to PARTS - 1 by user: an advantage that is fitted on the others is judged by this one. Both by session
+        where there are fewer than 20 users.
     dropped: {reason: rows}; warnings: what the reader of the report must know.
     """
 

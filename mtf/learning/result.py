@@ -30,13 +30,17 @@ def calibration(
     fits: (coefficients [p], moments of users that they were *not* fitted on). nuisance, action: column numbers.
     explained_share: 1 - SSE with / SSE without the action's part, nuisance refitted by least squares on the held-out
         users (below 0 where it only adds noise). slope: of the residual on the predicted advantage; 1 is calibrated.
-    z: that slope in its standard deviations where actions do nothing; 0 where nothing is predicted. Noise may be uneven
-        (`Moments.unevenness` of the columns, by their part in the prediction), and weights count as in `Moments`. Of fits
-        that leave out a part of the users each, every pair of parts enters twice, alike, so the variance is twice the sum of
-        what each part would have by itself.
+    z: that slope in its standard deviations where actions do nothing; 0 where nothing is predicted. Noise may depend on the
+        columns and on the weights (White, 1980). Of fits that leave out a part of the users each, every pair of parts enters
+        twice, alike, so the variance is twice the sum of what each part would have by itself; where a prior gives the
+        coefficients it is less.
+    Users of no more rows than nuisance columns say nothing and are left out.
     """
     with_it = without = cross = square = spread = 0.0
     for coefficients, held in fits:
+        rows = held.n**2 / max(held.ww, 1e-30)  # that many of equal weight
+        if rows <= len(nuisance):
+            continue
         b = coefficients[action]
         xx, xa = held.xx[np.ix_(nuisance, nuisance)], held.xx[np.ix_(nuisance, action)]
         inverse = np.linalg.pinv(xx, hermitian=True)
@@ -48,9 +52,9 @@ def calibration(
         with_it += total - 2 * covariance + variance
         cross += covariance
         square += variance
-        noise = total / max(held.n - len(nuisance), 1.0) * held.ww / max(held.n, 1e-30)
-        part = b**2 * held.wx[action]
-        spread += noise * variance * (float(part @ held.unevenness(response)[action] / part.sum()) if part.any() else 1.0)
+        size, noisy = b**2 @ np.diag(held.xx)[action], b**2 @ held.wxy[action, response]
+        if size > 0 and held.yy[response] > 0:
+            spread += variance * (noisy / size) * (total / held.yy[response]) * rows / (rows - len(nuisance))
     return {
         "explained_share": float(1 - with_it / without) if without > 0 else 0.0,
         "slope": float(cross / square) if square > 1e-12 * without else float("nan"),

@@ -83,9 +83,19 @@ class Moments:
         return np.where(even > 0, np.maximum(self.wxy[:, response] / np.maximum(even, 1e-30), 1.0), 1.0)
 
 
+def total(parts: Sequence[Moments]) -> Moments:
+    """Their sum."""
+    return reduce(add, parts)
+
+
+def with_rows(parts: Sequence[Moments], code: np.ndarray, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> list[Moments]:
+    """`parts` and, in the k-th, the rows whose code is k."""
+    return [part + Moments.of(x[code == k], y[code == k], weight[code == k]) for k, part in enumerate(parts)]
+
+
 def left_out(parts: Sequence[Moments]) -> list[tuple[Moments, Moments]]:
     """(the sum of all others, the part) for each part."""
-    return [(reduce(add, [other for other in parts if other is not part]), part) for part in parts]
+    return [(total([*parts[:k], *parts[k + 1 :]]), part) for k, part in enumerate(parts)]
 
 
 @dataclass(frozen=True)
@@ -116,17 +126,20 @@ def empirical_bayes(
     Fixed point of MacKay (1992): `tau2_g = sum_g (b - s prior)^2 / (n_g - sum_g cov_jj / tau2_g)`. Where the data show no
     more spread than their noise, tau2 runs to 0 and the coefficients to s times their prior.
     """
-    if uneven:
-        moments = _less_sure(moments, group, response)
     if prior is None or not prior.any():
-        return _evidence(moments.xx, moments.xy[:, response], float(moments.yy[response]), moments.n, group)
+        seen = moments.xx, moments.xy[:, response]
+        if uneven:
+            moments = _less_sure(moments, group, response)
+        return _evidence(moments.xx, moments.xy[:, response], float(moments.yy[response]), moments.n, group, seen)
+    assert not uneven, "a prior is for columns of even noise"
     # one more column, x @ prior, whose coefficient is s - 1; its variance is given, those of the groups are found
     joined = np.column_stack([np.eye(len(prior)), prior])
     toward = moments.xx @ prior
     xy = moments.xy[:, response] - toward
     yy = float(moments.yy[response] - 2 * prior @ moments.xy[:, response] + prior @ toward)
     xx = np.block([[moments.xx, toward[:, None]], [toward[None], np.array([[prior @ toward]])]])
-    away = _evidence(xx, np.append(xy, prior @ xy), yy, moments.n, np.append(group, GIVEN))
+    xy = np.append(xy, prior @ xy)
+    away = _evidence(xx, xy, yy, moments.n, np.append(group, GIVEN), (xx, xy))
     worth = {"value": 1 + float(away.mean[-1]), "sd": float(np.sqrt(away.cov[-1, -1]))}
     return Posterior(joined @ away.mean + prior, joined @ away.cov @ joined.T, away.noise, away.tau2, worth)
 
@@ -146,8 +159,14 @@ def jitter(xx: np.ndarray) -> float:
     return 1e-8 * max(float(np.trace(xx)) / max(len(xx), 1), 1e-30)
 
 
-def _evidence(xx: np.ndarray, xy: np.ndarray, yy: float, n: float, group: np.ndarray) -> Posterior:
-    """`empirical_bayes` around 0; coefficients of group GIVEN have variance 1."""
+def _evidence(
+    xx: np.ndarray, xy: np.ndarray, yy: float, n: float, group: np.ndarray, seen: tuple[np.ndarray, np.ndarray]
+) -> Posterior:
+    """`empirical_bayes` around 0; coefficients of group GIVEN have variance 1.
+
+    seen: xx and xy as the rows gave them, from which the noise is read: those that count less (`_less_sure`) belong to no rows,
+    and what they leave can be less than nothing.
+    """
     p = len(group)
     free, given = group == -1, group == GIVEN
     names = np.unique(group[group >= 0])
@@ -169,7 +188,8 @@ def _evidence(xx: np.ndarray, xy: np.ndarray, yy: float, n: float, group: np.nda
             well_determined = max(rows.sum() - float(np.diag(cov)[rows].sum()) / tau2[i], 1e-3)
             new[i] = max(float((mean[rows] ** 2).sum()) / well_determined, TAU2_FLOOR)
         # what the fit leaves, and what it does not know: without that the fit's own degrees of freedom go for precision
-        noise = max((yy - 2 * mean @ xy + mean @ xx @ mean + float((xx * cov).sum())) / max(n, 1.0), 1e-12)
+        left = yy - 2 * mean @ seen[1] + mean @ seen[0] @ mean + float((seen[0] * cov).sum())
+        noise = max(left / max(n, 1.0), 1e-12)
         settled = np.abs(np.log(new / tau2)).max(initial=0) < 1e-3
         tau2 = new
         if settled:

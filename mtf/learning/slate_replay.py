@@ -15,8 +15,6 @@ slope on u. Where it has, or where no candidates are logged, `linear_advantage` 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import reduce
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ from mtf.learning.linear_advantage import LinearAdvantageConfig
 from mtf.learning.problem import PARTS, Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned, calibration
-from mtf.learning.ridge import Moments, Posterior, empirical_bayes, jitter, left_out
+from mtf.learning.ridge import Moments, Posterior, empirical_bayes, jitter, left_out, total, with_rows
 from mtf.learning.slates import plug_in_weights, slate_features
 from mtf.learning.step import blocks, confirmed, evidence_step, linear_slopes
 from mtf.learning.value import Value
@@ -191,9 +189,7 @@ class Replay:
             if self.effects is not None:
                 self.effects[take] = x[:, n_nuisance : n_nuisance + 2 * n_slate]
             y, weight, fold, part = value.residual[take, None], problem.weight[take], problem.fold[take], problem.part[take]
-            for k in range(PARTS):
-                of = part == k
-                self.parts[k] = self.parts[k] + Moments.of(x[of], y[of], weight[of])
+            self.parts = with_rows(self.parts, part, x, y, weight)
             now = problem.current[take] if around_baseline else np.ones(len(take), bool)
             if not now.any():
                 continue
@@ -222,7 +218,7 @@ class Replay:
     @property
     def moments(self) -> Moments:
         """Of all users."""
-        return reduce(add, self.parts)
+        return total(self.parts)
 
     def fit(self, moments: Moments) -> Posterior:
         """Coefficients of the model's columns, given moments of some of the users."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mtf.learning.problem import Problem
-from mtf.learning.ridge import Moments, ridge
+from mtf.learning.ridge import Moments, ridge, with_rows
 from mtf.transitions.arrays import chunks
 
 CHUNK = 32768
@@ -116,8 +116,5 @@ def _moments(problem: Problem, design: _Design, ret: np.ndarray) -> list[Moments
     p = len(design.penalty)
     folds = [Moments.zero(p), Moments.zero(p)]
     for rows in chunks(len(ret), CHUNK):
-        x, y, fold, weight = design.chunk(rows), ret[rows, None], problem.fold[rows], problem.weight[rows]
-        for f in (0, 1):
-            of = fold == f
-            folds[f] = folds[f] + Moments.of(x[of], y[of], weight[of])
+        folds = with_rows(folds, problem.fold[rows], design.chunk(rows), ret[rows, None], problem.weight[rows])
     return folds

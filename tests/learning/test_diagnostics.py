@@ -126,6 +126,7 @@ GOOD = {
         ("algorithm", {"held_out_action": {"slope": 0.4, "explained_share": 0.01}}, "miscalibrated_action"),
         ("algorithm", {"held_out_action": {"slope": 1.0, "explained_share": -0.01}}, "action_explains_nothing"),
         ("algorithm", {"confirmed": 0.0, "held_out_action": {"z": 0.4}}, "no_step"),
+        ("algorithm", {"confirmed": 1.0, "rms_wanted": 0.0}, "no_step"),
         ("distilled", {"outside_share": 0.011}, "outside_box"),
     ],
 )

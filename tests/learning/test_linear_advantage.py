@@ -64,6 +64,17 @@ def test_held_out_users_are_not_those_that_it_was_fitted_on():
     assert np.mean(shares) < 0
 
 
+def test_a_state_wider_than_its_users_are_many_does_not_blow_up():
+    """25 users whose states differ in 30 columns: columns that count less than they were seen left less than nothing, which
+    passed for certainty: slopes of a million."""
+    data = make_sessions(25, seed=1, slope=np.zeros(4))
+    wide = np.random.default_rng(1).normal(size=(25, 30)).astype(np.float32)[data.user]
+    state, after = (np.concatenate([of, wide], axis=1) for of in (data.state, data.next_state))
+    found = learned(replace(data, state=state, next_state=after, value_mask=np.ones(state.shape[1], bool)))
+    assert np.abs(found["global_slope"]).max() < 1
+    assert found["rms_wanted"] < 0.5
+
+
 def test_a_step_that_other_users_do_not_confirm_is_not_taken():
     """Without an effect a slope or two look sure in some deals; users that they were not learned from stop most steps."""
     wanted, taken = [], []

@@ -218,6 +218,22 @@ def test_uneven_noise_does_not_pass_for_confirmation():
     assert np.std(z) < 1.15
 
 
+def test_users_of_no_more_rows_than_nuisance_columns_say_nothing():
+    """Their refit leaves rounding errors, whose slope would be anything."""
+    rng = np.random.default_rng(8)
+    held = Moments.of(rng.normal(size=(8, 15)).astype(np.float32), rng.normal(size=(8, 1)))
+    found = calibration([(rng.normal(size=15), held)], np.arange(12), np.arange(12, 15))
+    assert (found["z"], found["explained_share"]) == (0, 0)
+    assert np.isnan(found["slope"])
+
+
+def test_how_sure_held_out_rows_are_does_not_depend_on_the_unit_of_weights():
+    rng = np.random.default_rng(9)
+    x, y, b = rng.normal(size=(60, 40)).astype(np.float32), rng.normal(size=(60, 1)), rng.normal(size=40)
+    one, half = (calibration([(b, Moments.of(x, y, np.full(60, w)))], np.arange(30), np.arange(30, 40))["z"] for w in (1.0, 0.49))
+    assert one == pytest.approx(half, rel=1e-3)
+
+
 def test_a_part_is_left_out_of_the_sum_of_the_others():
     parts = parts_of(np.random.default_rng(7))
     for (others, part), given in zip(left_out(parts), parts, strict=True):
