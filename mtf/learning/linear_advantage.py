@@ -40,8 +40,7 @@ def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed
     group = np.concatenate([np.full(p, -1), np.tile(np.r_[0, np.ones(p - 1, int)], width)])
     posterior = empirical_bayes(total(parts), group, uneven=True)
     coefficients = posterior.mean[columns].reshape(width, p)
-    full = posterior.cov[np.ix_(columns, columns)]
-    cov = blocks(full, width)
+    cov = blocks(posterior.cov[np.ix_(columns, columns)], width)
     slopes = linear_slopes(problem.phi, coefficients, cov, problem.data.arrays)
     step = evidence_step(
         slopes,

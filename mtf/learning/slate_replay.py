@@ -63,7 +63,7 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
     replay = Replay(problem, value, config, rows, seed, progress)
     every = replay.moments
     posterior = replay.fit(every)
-    test = direct_effect(posterior, every, replay.model, replay.direct, replay.weight_of_weights)
+    test = direct_effect(posterior, every, replay.model, replay.direct)
     if test["max_z"] > config.max_z:
         reason = f"mediation_fails: the residual still has a slope on the action, max |z| {test['max_z']:.1f} > {config.max_z:g}"
         fallen = _fall_back(problem, value, config, reason, seed, progress)
@@ -113,18 +113,20 @@ def enough_logged(problem: Problem) -> bool:
     return problem.data.spec is not None and len(replayed_rows(problem)) >= 0.5 * int(problem.signal.sum())
 
 
-def direct_effect(fit: Posterior, moments: Moments, model: np.ndarray, direct: np.ndarray, weight: float) -> dict[str, Any]:
+def direct_effect(fit: Posterior, moments: Moments, model: np.ndarray, direct: np.ndarray) -> dict[str, Any]:
     """z of a slope on each u_d in what the slate's features leave of the residual.
 
     The score `s = U'(y - X m)` of a fit with posterior mean m and covariance C has variance `noise U'U - U'X C X'U` where there
-    is no direct effect: the fit has taken its part of the noise already. model, direct: column numbers of X and U. weight:
-    sum w^2 / sum w; a row of weight w has w times its square in the moments, and w^2 in the score's variance. Where noise is
-    uneven, by the `unevenness` of u_d.
+    is no direct effect: the fit has taken its part of the noise already. model, direct: column numbers of X and U. A row
+    of weight w has w times its square in the moments, and w^2 in the score's variance: hence times sum w^2 / sum w. Where
+    noise is uneven, by the `unevenness` of u_d.
     """
     ux = moments.xx[np.ix_(direct, model)]
     score = moments.xy[direct, 0] - ux @ fit.mean
     uneven = moments.unevenness()[direct]
-    variance = uneven * weight * (fit.noise * np.diag(moments.xx)[direct] - np.einsum("dp,pq,dq->d", ux, fit.cov, ux))
+    variance = (
+        uneven * (moments.ww / moments.n) * (fit.noise * np.diag(moments.xx)[direct] - np.einsum("dp,pq,dq->d", ux, fit.cov, ux))
+    )
     z = np.where(variance > 0, score / np.sqrt(np.maximum(variance, 1e-30)), 0)
     return {"max_z": float(np.abs(z).max()), "z": z.tolist()}
 
@@ -175,8 +177,6 @@ class Replay:
         self.effects = problem.data.arrays.zeros((len(problem.data), 2 * n_slate)) if keep else None
         columns = n_nuisance + n_effect + width
         self.parts = [Moments.zero(columns) for _ in range(PARTS)]
-        weight = problem.weight[rows].astype(np.float64)
-        self.weight_of_weights = float(np.square(weight).sum() / weight.sum())
         # slopes around another policy are others, but those that a few requests give are noise
         around_baseline = problem.current[rows].sum() >= ROWS_A_COLUMN * p
         # products phi_p phi_z, each once: T's interactions with z are moments of these with the slopes of l~ alone

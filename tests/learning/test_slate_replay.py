@@ -157,7 +157,7 @@ def test_the_direct_effects_z_is_standard_normal_where_there_is_none():
         moments = Moments.of(np.column_stack([np.ones(n), x, u]), y[:, None])
         model, direct = np.arange(1 + effects), 1 + effects + np.arange(width)
         fit = empirical_bayes(moments.columns(model), np.r_[-1, np.zeros(effects, int)])
-        z.append(direct_effect(fit, moments, model, direct, 1.0)["z"])
+        z.append(direct_effect(fit, moments, model, direct)["z"])
     assert np.std(z) == pytest.approx(1, abs=0.1)
 
 
