@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,6 @@ import requests
 from mtf.errors import MtfError
 
 DONE = ("success", "failed")
-REPEATABLE = ("GET", "PATCH")
-"""Asked again where the server fails, a locked database for one: asking twice changes nothing more than once."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Airflow:
-    """A logged-in client. Tokens are renewed when they expire; a server that is away is asked again for a minute."""
+    """A logged-in client. Tokens are renewed when they expire.
+
+    A server that is away or fails is asked again for a minute: on SQLite its event loop waits in a request's audit entry for
+    another request, which that same loop would have to finish, and gives up after five seconds. Nothing here acts twice.
+    """
 
     def __init__(self, url: str, password_file: Path) -> None:
         self.url = url
@@ -42,9 +46,14 @@ class Airflow:
         self._session.trust_env = False
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
-        """Start a run with parameters; returns its id."""
-        body = self._call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
-        return str(body["dag_run_id"])
+        """Start a run with parameters; returns its id.
+
+        The id is made here, so that asking again starts no second run: a run that is there already (409) is this one.
+        """
+        run_id = f"manual__{datetime.now(UTC).isoformat()}_{uuid.uuid4().hex[:8]}"
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
+        self._call("POST", f"/dags/{dag_id}/dagRuns", body, there=409)
+        return run_id
 
     def runs(self, dag_id: str) -> list[Run]:
         """The DAG's runs, oldest first, without their tasks."""
@@ -82,23 +91,23 @@ class Airflow:
             tasks=tasks,
         )
 
-    def _call(self, method: str, path: str, body: object = None) -> Any:
+    def _call(self, method: str, path: str, body: object = None, there: int | None = None) -> Any:
         deadline = time.monotonic() + 60
         while True:
             try:
                 answer = self._session.request(method, f"{self.url}/api/v2{path}", json=body, timeout=30)
             except requests.RequestException as error:
-                if time.monotonic() > deadline or method not in REPEATABLE:
+                if time.monotonic() > deadline:
                     raise MtfError(f"Airflow does not answer at {self.url}: {error}; see `mtf status`") from error
                 time.sleep(1)
                 continue
             if answer.status_code == 401 and time.monotonic() < deadline:
                 self._login()
                 continue
-            if answer.status_code >= 500 and method in REPEATABLE and time.monotonic() < deadline:
+            if answer.status_code >= 500 and time.monotonic() < deadline:
                 time.sleep(1)
                 continue
-            if not answer.ok:
+            if not answer.ok and answer.status_code != there:
                 raise MtfError(f"Airflow {method} {path}: {answer.status_code} {answer.text[:300]}")
             return answer.json()
 

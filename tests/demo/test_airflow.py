@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 
 import pytest
@@ -76,29 +77,39 @@ def test_a_run_has_the_states_of_its_tasks_and_names_the_one_that_failed(server,
     assert run.failed_task == "b"
 
 
-def test_what_may_be_asked_twice_is_asked_again_where_the_database_was_locked(server, client):
+def test_a_change_is_asked_for_again_where_the_database_was_locked(server, client):
     server.script[("PATCH", "/api/v2/dags/d")] = [(500, {"detail": "Database error"}), (200, {"is_paused": True})]
     assert client._call("PATCH", "/dags/d", {"is_paused": True}) == {"is_paused": True}
-    server.script[("POST", "/api/v2/dags/d/dagRuns")] = [(500, {}), (200, {"dag_run_id": "r1"})]
-    with pytest.raises(MtfError, match="500"):
-        client._call("POST", "/dags/d/dagRuns", {})
+
+
+def posts(server):
+    return [a[2] for a in server.asked if a[:2] == ("POST", "/api/v2/dags/d/dagRuns")]
 
 
 def test_a_dag_is_triggered_with_its_parameters_once(server, client):
-    server.script[("POST", "/api/v2/dags/d/dagRuns")] = [(401, {}), (200, {"dag_run_id": "r7"})]
-    assert client.trigger("d", {"dt": "2026-03-02"}) == "r7"
-    posts = [a[2] for a in server.asked if a[1] == "/api/v2/dags/d/dagRuns"]
+    server.script[("POST", "/api/v2/dags/d/dagRuns")] = [(401, {}), (200, {})]
+    run_id = client.trigger("d", {"dt": "2026-03-02"})
     # refused before login, then taken: the same body, and no date of Airflow's
-    assert posts == [{"logical_date": None, "conf": {"dt": "2026-03-02"}}] * 2
+    assert posts(server) == [{"dag_run_id": run_id, "logical_date": None, "conf": {"dt": "2026-03-02"}}] * 2
+    assert re.fullmatch(r"manual__[A-Za-z0-9_.~:+-]+", run_id)  # Airflow's allowed_run_id_pattern
+    assert client.trigger("d", {"dt": "2026-03-02"}) != run_id
 
 
-def test_a_server_that_is_in_trouble_is_asked_again_for_what_it_knows_and_never_to_act_twice(server, client):
+def test_a_run_is_asked_for_again_under_its_own_id_so_that_there_is_one(server, client):
+    server.script[("POST", "/api/v2/dags/d/dagRuns")] = [(500, {"detail": "Database error"}), (409, {"detail": "exists"})]
+    run_id = client.trigger("d", {})
+    assert [body["dag_run_id"] for body in posts(server)] == [run_id, run_id]
+
+
+def test_a_server_that_stays_in_trouble_is_told_with_its_answer(server, client, monkeypatch):
     server.script[("GET", RUNS)] = [(503, {}), (500, {}), (200, {"dag_runs": []})]
     assert client.runs("d") == []
     server.script[("POST", "/api/v2/dags/d/dagRuns")] = [(503, {"detail": "busy"})]
-    with pytest.raises(MtfError, match="POST /dags/d/dagRuns: 503"):
+    now = iter(range(0, 1000, 25))
+    monkeypatch.setattr(airflow.time, "monotonic", lambda: next(now))
+    with pytest.raises(MtfError, match=r"POST /dags/d/dagRuns: 503.*busy"):
         client.trigger("d", {})
-    assert len([a for a in server.asked if a[0] == "POST" and a[1].endswith("dagRuns")]) == 1
+    assert len({body["dag_run_id"] for body in posts(server)}) == 1 < len(posts(server))
 
 
 def test_what_it_refuses_is_told_with_its_answer(server, client):
@@ -123,12 +134,8 @@ def test_a_server_that_is_away_is_named(tmp_path, monkeypatch):
     (tmp_path / "password").write_text('{"admin": "secret"}')
     away, waited = Airflow("http://127.0.0.1:9", tmp_path / "password"), []
     monkeypatch.setattr(airflow.time, "sleep", waited.append)
-    with pytest.raises(MtfError, match=r"does not answer at http://127\.0\.0\.1:9.*see `mtf status`"):
-        away.trigger("d", {})
-    assert waited == []  # it may have been taken: to act is tried once
-    # reading is tried for a minute
     now = iter(range(0, 1000, 25))
     monkeypatch.setattr(airflow.time, "monotonic", lambda: next(now))
-    with pytest.raises(MtfError, match="does not answer"):
-        away.runs("d")
-    assert next(now) >= 75
+    with pytest.raises(MtfError, match=r"does not answer at http://127\.0\.0\.1:9.*see `mtf status`"):
+        away.trigger("d", {})
+    assert waited and next(now) >= 75  # a minute
