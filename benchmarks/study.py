@@ -62,7 +62,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the cells that are not there yet")
     run.add_argument("--world", type=Path, required=True)
-    run.add_argument("--learners", required=True, help="names, or name:key=value:key=value, with commas between them")
+    run.add_argument(
+        "--learners", required=True, help="names, or name:key=value:key=value, with commas between them (in a list of values: +)"
+    )
     run.add_argument("--exploration", default="D3", help="of D1, D2, D3, with commas")
     run.add_argument("--seeds", default="1", help="with commas; tune on seeds from 100 on, report on those below")
     run.add_argument("--users", type=int, default=20_000, help="a day; half of them train")
@@ -204,7 +206,7 @@ def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[st
                 baseline=bundle,
                 half_width=np.full(world.spec.action_width, cell["box"], np.float32),
                 seed=cell["seed"],
-                overrides=dict(s.split("=") for s in settings),
+                overrides=dict(s.replace("+", ",").split("=") for s in settings),
                 progress=False,
             )
             trained = time.perf_counter()
