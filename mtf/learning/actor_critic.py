@@ -16,6 +16,7 @@ from torch import nn
 
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.critic_report import calibrate_action, calibrate_value, critic_warnings
+from mtf.learning.diagnostics import edge_share
 from mtf.learning.networks import Actor, JointCritics
 from mtf.learning.problem import Problem, users_held_out
 from mtf.learning.progress import Progress
@@ -91,9 +92,11 @@ def run(
     trained = fit(agent, rows, pool, kept, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)
     with torch.no_grad():
         move, values, q = problem.data.arrays.build(len(rows), lambda some: _seen(agent, rows.part(some)))
-    step = shorten(problem.moves(problem.step_action(move)), config.max_rms_step, problem.half_width > 0, problem.data.arrays)
+    varied, wanted = problem.half_width > 0, problem.moves(problem.step_action(move))
+    step = shorten(wanted, config.max_rms_step, varied, problem.data.arrays)
     report: dict[str, Any] = {
         "rms_wanted": step.rms_wanted,
+        "wanted_edge_share": edge_share(wanted, varied),
         "reward_scale": scale,
         "curve": trained.curve,
         "flat": trained.flat,

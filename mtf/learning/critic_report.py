@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mtf.learning.diagnostics import EDGE
 from mtf.learning.problem import Problem
 from mtf.learning.value import Value
-from mtf.transitions.arrays import chunks
 
 FEWEST = 100
 """Held-out rows from which a slope says something."""
@@ -47,12 +45,6 @@ def calibrate_value(value: Value, held: np.ndarray, q: np.ndarray) -> dict[str, 
         "mean_return": float(y.mean()),
         "tenths": [[float(x[i].mean()), float(y[i].mean()), float(y[i].std() / np.sqrt(len(i)))] for i in order],
     }
-
-
-def edge_share(y: np.ndarray, varied: np.ndarray) -> float:
-    """Share of moves y [n, A], in half-widths, that lie at the box's edge, over the varied dimensions (bool [A])."""
-    edge = sum(int((np.abs(y[rows][:, varied]) > EDGE).sum()) for rows in chunks(len(y)))
-    return edge / max(len(y) * int(varied.sum()), 1)
 
 
 def critic_warnings(value: Value, values: np.ndarray, scale: float, groups: int = 1) -> list[str]:

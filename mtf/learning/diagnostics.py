@@ -114,6 +114,12 @@ def step_report(problem: Problem, action: np.ndarray) -> dict[str, Any]:
     }
 
 
+def edge_share(y: np.ndarray, varied: np.ndarray) -> float:
+    """Share of moves y [n, A], in half-widths, that lie at the box's edge, over the varied dimensions (bool [A])."""
+    edge = sum(int((np.abs(y[rows][:, varied]) > EDGE).sum()) for rows in chunks(len(y)))
+    return edge / max(len(y) * int(varied.sum()), 1)
+
+
 def warnings_of(report: dict[str, Any]) -> list[str]:
     """Named warnings, each with the number that raised it."""
     found = []
@@ -124,8 +130,10 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
         found.append(f"no_signal: the action's slopes are jointly noise (p = {tests['signal_p']:.2f}); gather more rows")
     if tests["p"] < 0.001:
         found.append(f"one_step_bias: actions move returns beyond V(s') (chi2 {tests['chi2']:.1f}, p = {tests['p']:.1g})")
-    if step["edge_share"] > 0.65:
-        found.append(f"corner_everywhere: {step['edge_share']:.0%} of dimensions at the box's edge; slopes are likely noise")
+    # what the learner wanted: its step is shortened, and none so short lies at the edge everywhere
+    edge = max(step["edge_share"], report["algorithm"].get("wanted_edge_share", 0.0))
+    if edge > 0.65:
+        found.append(f"corner_everywhere: it wants the box's edge in {edge:.0%} of dimensions; slopes are likely noise")
     action = report["algorithm"].get("held_out_action", {})
     slope = action.get("slope", float("nan"))
     if np.isfinite(slope) and not 0.5 <= slope <= 2.0:

@@ -24,7 +24,8 @@ from torch import nn
 
 from mtf.learning import penalty
 from mtf.learning.checkpoint import Checkpoints
-from mtf.learning.critic_report import calibrate_action, calibrate_value, critic_warnings, edge_share
+from mtf.learning.critic_report import calibrate_action, calibrate_value, critic_warnings
+from mtf.learning.diagnostics import edge_share
 from mtf.learning.networks import Actor, AdvantageCritics, JointCritics, SlateCritics, soft_update
 from mtf.learning.problem import Problem, users_held_out
 from mtf.learning.progress import Progress

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -42,12 +42,26 @@ class RolloutConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """exploring: shares while nothing is compared. comparing: shares during a rollout (canary and control are equal).
 
     last_look_h: hours of the event clock, from the start of the rollout's first day, after which it must be decided.
+    Raises ValueError where shares are below 0, sum to more than 1, or do not fit their phase.
     """
 
     exploring: Arms = Arms(explore=0.9)
     comparing: Arms = Arms(explore=0.25, canary=0.375, control=0.375)
     rules: DecisionRules = DecisionRules()
-    last_look_h: float = 24.0
+    last_look_h: Annotated[float, msgspec.Meta(gt=0)] = 24.0
+
+    def __post_init__(self) -> None:
+        for name in ("exploring", "comparing"):
+            shares = msgspec.structs.astuple(getattr(self, name))
+            if min(shares) < 0 or sum(shares) > 1 + 1e-9:
+                raise ValueError(f"{name}: shares {shares} must be 0 or more and sum to at most 1")
+        if self.exploring.canary or self.exploring.control:
+            raise ValueError("exploring: canary and control are 0 while nothing is compared; give them in comparing")
+        if not 0 < self.comparing.canary == self.comparing.control:
+            raise ValueError(
+                f"comparing: canary {self.comparing.canary} and control {self.comparing.control} must be equal and more than 0: "
+                "the sample ratio is tested against an equal split"
+            )
 
 
 def read_config(path: Path) -> RolloutConfig:
@@ -57,7 +71,7 @@ def read_config(path: Path) -> RolloutConfig:
     try:
         return msgspec.json.decode(path.read_bytes(), type=RolloutConfig)
     except msgspec.MsgspecError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}; docs/rollout.md has an example") from error
 
 
 class CommittedRows(Protocol):

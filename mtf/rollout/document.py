@@ -32,7 +32,7 @@ class Exploration(msgspec.Struct, frozen=True, kw_only=True):
     half_width: tuple[float, ...]
 
 
-class Arms(msgspec.Struct, frozen=True, kw_only=True):
+class Arms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Traffic shares. explore is assigned first, canary and control split the rest equally, holdback is permanent."""
 
     explore: float = 0.0

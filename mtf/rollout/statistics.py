@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 
 METRICS = ("reward", "valid", "duration")
+Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Lift(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,20 +43,27 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     received_until_us: int
 
 
-class DecisionRules(msgspec.Struct, frozen=True, kw_only=True):
+class Margins(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """By how much of control's mean each guardrail may be worse; 1: by anything."""
+
+    valid: Fraction = 0.05
+    duration: Fraction = 0.05
+
+
+class DecisionRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When to promote and when to roll back.
 
     alpha: of each always-valid interval, two-sided. srm_alpha: the sample-ratio alarm is a Bayes factor above 1 / srm_alpha.
     min_users: a look before each arm has this many complete users decides nothing (the interval is asymptotic).
-    tuned_for: users in both arms at which the interval is tightest. margins: a guardrail may be worse by at most this
-    fraction; together they permit the sum of what they permit one by one, which the report says.
+    tuned_for: users in both arms at which the interval is tightest. margins: of the guardrails; together they permit the
+    sum of what they permit one by one, which the report says.
     """
 
-    alpha: float = 0.05
-    srm_alpha: float = 0.001
-    min_users: int = 1000
-    tuned_for: int = 8000
-    margins: dict[str, float] = msgspec.field(default_factory=lambda: {"valid": 0.05, "duration": 0.05})
+    alpha: Probability = 0.05
+    srm_alpha: Probability = 0.001
+    min_users: Annotated[int, msgspec.Meta(ge=2)] = 1000
+    tuned_for: Annotated[int, msgspec.Meta(ge=1)] = 8000
+    margins: Margins = Margins()
 
 
 @dataclass(frozen=True)
@@ -159,12 +168,13 @@ def decide(comparison: Comparison, rules: DecisionRules, *, last_look: bool) -> 
         if found.high < 0:
             return "roll_back", f"{name} is worse: {_text(found)}"
     short = [f"reward is not shown to be better: {_text(comparison.metrics['reward'])}"] * (comparison.metrics["reward"].low <= 0)
-    for name, margin in rules.margins.items():
+    margins = msgspec.structs.asdict(rules.margins)
+    for name, margin in margins.items():
         if comparison.metrics[name].low < -margin:
             short.append(f"{name} may be worse by more than {margin:.0%}: {_text(comparison.metrics[name])}")
     if not short:
-        margins = ", ".join(f"{m} within {-v:.0%}" for m, v in rules.margins.items())
-        return "promote", f"reward is better: {_text(comparison.metrics['reward'])}; {margins}"
+        within = ", ".join(f"{name} within {-margin:.0%}" for name, margin in margins.items())
+        return "promote", f"reward is better: {_text(comparison.metrics['reward'])}; {within}"
     why = "; ".join(short)
     return ("roll_back", f"inconclusive: {why}") if last_look else ("wait", why)
 

@@ -113,5 +113,6 @@ def test_the_corner_rule_goes_by_the_sign_alone():
         problem = prepare(make_sessions(3000, seed=3, slope=np.array(slope)), "logged")
         learned = corner(problem, fit_value(problem), CornerConfig(), seed=0, progress=Progress(False))
         found.append((learned.action - problem.center)[0] / 0.3)
+        assert learned.report["wanted_edge_share"] == 1.0
     np.testing.assert_allclose(found[0], [0.5, -0.5], atol=1e-5)
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)

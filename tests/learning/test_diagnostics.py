@@ -121,6 +121,7 @@ GOOD = {
         ("tests", {"signal_p": 0.06, "p": 0.5, "chi2": 3.0}, "no_signal"),
         ("tests", {"signal_p": 0.01, "p": 0.0009, "chi2": 30.0}, "one_step_bias"),
         ("step", {"edge_share": 0.66, "rms_y": 0.3}, "corner_everywhere"),
+        ("algorithm", {"wanted_edge_share": 0.66}, "corner_everywhere"),
         ("step", {"edge_share": 0.1, "rms_y": 0.51}, "step_too_long"),
         ("algorithm", {"held_out_value": {"slope": 0.5}}, "miscalibrated_q"),
         ("algorithm", {"held_out_action": {"slope": 0.4, "explained_share": 0.01}}, "miscalibrated_action"),

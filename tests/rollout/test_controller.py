@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mtf.errors import ConflictError
+from mtf.errors import ConflictError, InputError
 from mtf.rollout import intents
-from mtf.rollout.controller import Controller, RolloutConfig
+from mtf.rollout.controller import Controller, RolloutConfig, read_config
 from mtf.rollout.document import Arms, PolicyRef
 from mtf.rollout.documents import fetch_bundle, put_bundle, read_generation, read_latest, write_next
 from mtf.rollout.intents import Intent
@@ -195,3 +195,33 @@ def test_initialise_leaves_what_is_there(platform, settings):
     start(action="promote")
     controller.tick()
     assert initialise(settings, "feed", SPEC, Arms(), 0.0).generation == 2
+
+
+def test_a_guardrail_that_is_not_named_keeps_its_margin(tmp_path):
+    (tmp_path / "rollout.json").write_text('{"rules": {"margins": {"valid": 0.1}}, "exploring": {"explore": 0.5}}')
+    config = read_config(tmp_path / "rollout.json")
+    assert (config.rules.margins.valid, config.rules.margins.duration) == (0.1, 0.05)
+    assert (config.exploring.explore, config.comparing.canary) == (0.5, 0.375)
+    assert read_config(tmp_path / "none.json") == RolloutConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"margins": {"valid": 0.1}}', "unknown field `margins`"),
+        ('{"rules": {"margin": {"valid": 0.1}}}', "unknown field `margin`"),
+        ('{"rules": {"margins": {"durations": 0.1}}}', "unknown field `durations`"),
+        ('{"rules": {"margins": {"valid": -0.1}}}', r"`float` >= 0.0 - at `\$.rules.margins.valid`"),
+        ('{"rules": {"alpha": 0}}', r"`float` > 0.0 - at `\$.rules.alpha`"),
+        ('{"exploring": {"explor": 0.5}}', "unknown field `explor`"),
+        ('{"exploring": {"explore": 0.5, "canary": 0.1}}', "canary and control are 0 while nothing is compared"),
+        ('{"comparing": {"explore": 0.5, "canary": 0.3, "control": 0.3}}', "comparing: shares .* sum to at most 1"),
+        ('{"comparing": {"canary": 0.3, "control": 0.2}}', "canary 0.3 and control 0.2 must be equal"),
+        ('{"last_look_h": 0}', r"`float` > 0.0 - at `\$.last_look_h`"),
+    ],
+)
+def test_a_configuration_that_would_not_do_what_it_says_is_refused(tmp_path, text, says):
+    (tmp_path / "rollout.json").write_text(text)
+    with pytest.raises(InputError, match=says) as refused:
+        read_config(tmp_path / "rollout.json")
+    assert "rollout.json" in str(refused.value)
