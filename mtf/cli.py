@@ -90,10 +90,10 @@ def app() -> None:
     \b
     A first tour, without servers:
       mtf world make --out var/world
-      mtf simulate --world var/world --policy bootstrap --box 0.2 --users 20000 --dt 2026-01-01 --seed 1 --out var/tour/logs
+      mtf simulate --world var/world --policy bootstrap --box 0.3 --users 20000 --dt 2026-01-01 --seed 1 --out var/tour/logs
       mtf validate --logs var/tour/logs --out var/tour/quality
       mtf transitions build --logs var/tour/logs --out var/tour/transitions
-      mtf train --transitions var/tour/transitions --algorithm integrated_rl --baseline bootstrap --out var/tour/policy
+      mtf train --transitions var/tour/transitions --algorithm slate_replay --baseline bootstrap --out var/tour/policy
       mtf evaluate --transitions var/tour/transitions --policy var/tour/policy --baseline bootstrap --out var/tour/report
     """
 

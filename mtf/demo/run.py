@@ -55,7 +55,7 @@ Say = Callable[[str], None]
 
 
 class DemoConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes; chosen by the power analysis so that the first round's improvement is usually detectable (docs/demo.md).
+    """Sizes; chosen by the power analysis so that the first round's improvement is usually detectable.
 
     explore_users, canary_users: users a day (one session each). half_width: of the first box. algorithm: the learner.
     truth_users: users of the simulations behind true_value; they are other users than the traffic's (another seed).

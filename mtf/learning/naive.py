@@ -1,7 +1,7 @@
 """The usual form, as a comparator: IntegratedRL-MTF with MLP critics Q(s, a) on state and action together.
 
-Quiet failure: losses converge, actions stay in the box and go to its corners, for the box is where the action's signal is
-small and an MLP spends itself on the state (docs/method.md). It keeps a quarter of what is there, or less (docs/study.md).
+Quiet failure: losses converge, actions stay in the box and go where noise points, for in the box the action's signal is
+small and an MLP spends itself on the state (docs/method.md). Of what users differ in it gets a fifth (docs/study.md).
 """
 
 from __future__ import annotations
