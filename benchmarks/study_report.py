@@ -51,8 +51,7 @@ def render(cells: list[Cell], worlds: dict[str, dict[str, float]]) -> str:
         lines += [f"{_label(group)} {_by_round(group)}" for group in groups]
         lines += ["", f"{_HEAD} worst end  round  headroom  of the model-free ceiling  GAUC   UVC   UDT  flat  warned"]
         lines += [f"{_label(group)} {_last(group, facts)}" for group in groups]
-        for group in groups:
-            lines += _mixed(f"{_name(group[0])} {group[0]['exploration']} {group[0]['users']:,}", group)
+        lines += _mixed({f"{_name(group[0])} {group[0]['exploration']} {group[0]['users']:,}": group for group in groups})
     return "\n".join(lines)
 
 
@@ -99,8 +98,8 @@ def paired(
             lines += [f"{name} {world:<14} {_said(part)}" for world, part in zip(worlds, parts, strict=True)]
             name += f" {f'mean of {len(worlds)}':<14}"
         lines.append(f"{name} {_said(average(parts))}   p {p:.4f}")
-    for one, other in pairs:
-        lines += _mixed(f"{one} / {other}", [c for world in worlds for pair in used[world, (one, other)] for c in pair if c])
+    together = {pair: [c for world in worlds for both in used[world, pair] for c in both if c] for pair in pairs}
+    lines += _mixed({f"{one} / {other}": found for (one, other), found in together.items()})
     return "\n".join(lines)
 
 
@@ -183,10 +182,11 @@ def _said(of: Difference) -> str:
     return f"{of.n:>3} seeds {100 * of.mean:+7.2f} (seeds {100 * of.seeds:.2f}, judges {100 * of.judges:.2f})"
 
 
-def _mixed(name: str, cells: list[Cell]) -> list[str]:
+def _mixed(taken: dict[str, list[Cell]]) -> list[str]:
     """A line where cells that are taken together were made by different code; cells that do not say count as one form."""
-    forms = len({cell.get("code", "-") for cell in cells})
-    return [f"{name}: cells of {forms} forms of the code"] if forms > 1 else []
+    forms = {name: len({cell.get("code", "-") for cell in cells}) for name, cells in taken.items()}
+    mixed = ", ".join(f"{name} ({n})" for name, n in forms.items() if n > 1)
+    return [f"cells of several forms of the code (how many): {mixed}"] if mixed else []
 
 
 _HEAD = f"{'learner':<32} {'data':<4} {'users':>7} {'box':>4} {'seeds':>5}"

@@ -177,8 +177,8 @@ def test_table_says_where_code_is_mixed(cell):
         cell("naive", seed=2, code="aa"),
     ]
     said = render(cells, WORLDS).splitlines()
-    assert [row for row in said if "forms" in row] == ["slate_replay D3 20,000: cells of 2 forms of the code"]
-    assert said[-1] == "slate_replay D3 20,000: cells of 2 forms of the code"
+    assert [row for row in said if "forms" in row] == said[-1:]
+    assert said[-1] == "cells of several forms of the code (how many): slate_replay D3 20,000 (2)"
 
 
 def test_paired_says_where_code_is_mixed(cell):
@@ -188,8 +188,9 @@ def test_paired_says_where_code_is_mixed(cell):
     cells += [cell(seed=3, code="cc"), cell("iql", seed=1), cell("iql", seed=2)]
     pairs = [("slate_replay@D3", f"{other}@D3") for other in ("naive", "corner", "iql")]
     said = paired(cells, ["personalised"], pairs, 20_000).splitlines()
-    assert [row for row in said if "forms" in row] == said[-2:]
-    assert said[-2:] == [f"slate_replay@D3 / {other}@D3: cells of 2 forms of the code" for other in ("naive", "iql")]
+    assert [row for row in said if "forms" in row] == said[-1:]
+    mixed = "slate_replay@D3 / naive@D3 (2), slate_replay@D3 / iql@D3 (2)"
+    assert said[-1] == f"cells of several forms of the code (how many): {mixed}"
 
 
 def test_cells_of_the_older_form_are_read():
