@@ -1,5 +1,8 @@
 """The state machine, driven through a store and rows in memory; the spool's own reader is tested with the logs."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -225,3 +228,10 @@ def test_a_configuration_that_would_not_do_what_it_says_is_refused(tmp_path, tex
     with pytest.raises(InputError, match=says) as refused:
         read_config(tmp_path / "rollout.json")
     assert "rollout.json" in str(refused.value)
+
+
+def test_the_documented_configuration_is_the_default(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "rollout.md"
+    (block,) = re.findall(r"```json\n(.*?)```", page.read_text(), re.DOTALL)
+    (tmp_path / "rollout.json").write_text(block)
+    assert read_config(tmp_path / "rollout.json") == RolloutConfig()
