@@ -98,7 +98,7 @@ def paired(
             lines += [f"{name} {world:<14} {_said(part)}" for world, part in zip(worlds, parts, strict=True)]
             name += f" {f'mean of {len(worlds)}':<14}"
         lines.append(f"{name} {_said(average(parts))}   p {p:.4f}")
-    lines += _mixed({" / ".join(pair): [c for world in worlds for both in used[world, pair] for c in both if c] for pair in pairs})
+    lines += _mixed({" / ".join(p): [c for world in worlds for both in used[world, p] for c in both if c] for p in pairs})
     return "\n".join(lines)
 
 
