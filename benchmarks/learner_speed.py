@@ -36,7 +36,7 @@ from mtf.learning.memory import keep_freed_memory
 from mtf.learning.networks import Stack, soft_update
 from mtf.learning.problem import Problem, prepare
 from mtf.learning.progress import Progress
-from mtf.learning.rows import Batch, tensors
+from mtf.learning.rows import Rows, tensors
 from mtf.learning.threads import fixed_threads
 from mtf.learning.trainer import descend, fit
 from mtf.transitions.table import TransitionSet
@@ -131,7 +131,7 @@ def beside_d3rlpy(arguments: argparse.Namespace) -> None:
                 print(f"{case.name:<32} {hidden!s:<10} {compared(a, b)}", flush=True)
 
 
-def ours(case: Case, problem: Problem, rows: Batch, hidden: tuple[int, ...]) -> Measure:
+def ours(case: Case, problem: Problem, rows: Rows, hidden: tuple[int, ...]) -> Measure:
     """The trainer's loop on a new agent."""
 
     def measure(steps: int) -> Seconds:
@@ -144,10 +144,10 @@ def ours(case: Case, problem: Problem, rows: Batch, hidden: tuple[int, ...]) -> 
     return measure
 
 
-def agent_of(case: Case, problem: Problem, rows: Batch, hidden: tuple[int, ...]) -> ActorCritic:
+def agent_of(case: Case, problem: Problem, rows: Rows, hidden: tuple[int, ...]) -> ActorCritic:
     """A new agent of the case."""
     config = config_of(case, hidden, 1)
-    return case.agent(problem, rows, config, torch.Generator().manual_seed(0))  # type: ignore[call-arg]
+    return case.agent(problem, rows.all, config, torch.Generator().manual_seed(0))  # type: ignore[call-arg]
 
 
 def config_of(case: Case, hidden: tuple[int, ...], steps: int) -> ActorCriticConfig:
@@ -155,7 +155,7 @@ def config_of(case: Case, hidden: tuple[int, ...], steps: int) -> ActorCriticCon
     return case.config(steps=steps, batch=BATCH, critic_hidden=hidden, actor_hidden=hidden, **case.ours)
 
 
-def train(agent: ActorCritic, rows: Batch, case: Case, hidden: tuple[int, ...], steps: int) -> None:
+def train(agent: ActorCritic, rows: Rows, case: Case, hidden: tuple[int, ...], steps: int) -> None:
     """So many updates on all rows; nobody is held out, as there."""
     pool, none = torch.arange(len(rows)), torch.arange(0)
     fit(agent, rows, pool, none, config_of(case, hidden, steps), seed=0, name=case.algorithm, progress=Progress(False))

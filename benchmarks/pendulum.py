@@ -25,7 +25,7 @@ from scipy import stats
 from benchmarks.learner_speed import d3rlpy_worker, problem_of, standardised
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
-from mtf.learning.rows import Batch, tensors
+from mtf.learning.rows import Rows, tensors
 from mtf.learning.td3_bc import TD3BC, TD3BCConfig
 from mtf.learning.threads import fixed_threads
 from mtf.learning.trainer import fit
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def train(
-    problem: Problem, rows: Batch, hidden: tuple[int, ...], arguments: argparse.Namespace, seed: int
+    problem: Problem, rows: Rows, hidden: tuple[int, ...], arguments: argparse.Namespace, seed: int
 ) -> dict[str, np.ndarray]:
     """The trainer's loop on all rows; the actor's weights as benchmarks/d3rlpy_worker.py reads them."""
     config = TD3BCConfig(
@@ -124,7 +124,7 @@ def train(
         noise_clip=NOISE_CLIP,
         delay=DELAY,
     )
-    agent = TD3BC(problem, rows, config, torch.Generator().manual_seed(seed))
+    agent = TD3BC(problem, rows.all, config, torch.Generator().manual_seed(seed))
     pool, none = torch.arange(len(rows)), torch.arange(0)
     fit(agent, rows, pool, none, config, seed=seed, name="td3_bc", progress=Progress(False))
     actor = agent.actor

@@ -86,7 +86,7 @@ def run(
     """Train what `make` makes on the explored rows and return its actions, shortened to `max_rms_step`."""
     scale = max(float(value.ret.std()), 1e-6)
     rows = tensors(problem, scale)
-    agent = make(problem, rows, torch.Generator().manual_seed(seed))
+    agent = make(problem, rows.all, torch.Generator().manual_seed(seed))
     held = users_held_out(problem, config.held_out)
     pool, kept = (torch.from_numpy(np.flatnonzero(of & problem.signal)) for of in (~held, held))
     trained = fit(agent, rows, pool, kept, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)

@@ -15,7 +15,7 @@ are not, and in phi(s') the others are set to their mean; the actor sees them al
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +30,7 @@ from mtf.learning.networks import Actor, AdvantageCritics, JointCritics, SlateCr
 from mtf.learning.problem import Problem, users_held_out
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
-from mtf.learning.rows import Batch, act, tensors
+from mtf.learning.rows import Batch, Rows, act, tensors
 from mtf.learning.step import shorten
 from mtf.learning.trainer import Agent, Trained, TrainerConfig, descend, fit
 from mtf.learning.value import Value
@@ -152,17 +152,22 @@ def learn(
     """Train critics and actor for `config.steps` and return the actor's actions, shortened to `max_rms_step`."""
     # rewards are divided, never shifted: phi multiplies values and needs them >= 0
     scale = max(float(value.ret.std()), 1e-6)
-    rows = tensors(problem, scale, by_head=config.groups == "heads")
+    by_head = config.groups == "heads"
     mediated: dict[str, Any] = {}
     slates = None
     if config.form == "slate":
         from mtf.learning.slate_critics import slate_part
 
-        slates = slate_part(problem, value, scale, seed=seed, progress=progress, by_head=config.groups == "heads")
-        rows, mediated = replace(rows, slate=slates.effects), slates.report
-    if config.bootstrap:
-        rows = replace(rows, weight=_user_weights(problem, rows, config, seed))
-    agent = IntegratedAgent(problem, rows, config, seed, slates)
+        slates = slate_part(problem, value, scale, seed=seed, progress=progress, by_head=by_head)
+        mediated = slates.report
+    rows = tensors(
+        problem,
+        scale,
+        by_head=by_head,
+        slate=slates.effects if slates else None,
+        weight=_user_weights(problem, config, seed) if config.bootstrap else None,
+    )
+    agent = IntegratedAgent(problem, rows.all, config, seed, slates)
     held = users_held_out(problem, config.held_out)
     pool, kept = (torch.from_numpy(np.flatnonzero(of)) for of in (~held, held))
     trained = fit(agent, rows, pool, kept, config, seed=seed, name="integrated_rl", progress=progress, checkpoints=checkpoints)
@@ -228,13 +233,13 @@ class IntegratedAgent(Agent):
         return loss.each.mean()
 
 
-def _user_weights(problem: Problem, rows: Batch, config: IntegratedRLConfig, seed: int) -> torch.Tensor:
+def _user_weights(problem: Problem, config: IntegratedRLConfig, seed: int) -> np.ndarray:
     """[n, q m]: each row's weight for each critic; a critic sees a user Poisson(1) times."""
+    data, groups = problem.data, problem.data.n_heads if config.groups == "heads" else 1
     generator = torch.Generator().manual_seed(seed + 1)
-    often = torch.poisson(torch.ones(len(problem.data.user_ids), config.critics * rows.reward.shape[1]), generator=generator)
-    user = torch.from_numpy(problem.data.user)
-    (weight,) = problem.data.arrays.build(len(rows), lambda some: ((rows.weight[some, None] * often[user[some]]).numpy(),))
-    return torch.from_numpy(weight)
+    often = torch.poisson(torch.ones(len(data.user_ids), config.critics * groups), generator=generator).numpy()
+    (weight,) = data.arrays.build(len(data), lambda some: (problem.weight[some, None] * often[data.user[some]],))
+    return weight
 
 
 def _result(
@@ -242,13 +247,13 @@ def _result(
     value: Value,
     config: IntegratedRLConfig,
     agent: IntegratedAgent,
-    rows: Batch,
+    rows: Rows,
     held: np.ndarray,
     scale: float,
     trained: Trained,
     extra: dict[str, Any],
 ) -> Learned:
-    q, arrays = rows.reward.shape[1], problem.data.arrays
+    q, arrays = rows.all.reward.shape[1], problem.data.arrays
 
     def some(part: slice) -> tuple[np.ndarray, ...]:
         """Move, V of each critic, the groups' mean V and A, and the critics' disagreement on A, of some rows."""

@@ -51,6 +51,12 @@ def _run(h: torch.Tensor, weights: Iterable[torch.Tensor], biases: Iterable[torc
     return h
 
 
+def bilinear(x: torch.Tensor, weights: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`x' W_i y` of m matrices, x [n, a], W [m, a, b], y [n, b] -> [m, n]: one product of matrices, then sums along rows."""
+    by_row = (weights.flatten(0, 1) @ y.T).unflatten(0, weights.shape[:2])
+    return (by_row * x.T.contiguous()).sum(1)
+
+
 class AdvantageCritics(nn.Module):  # type: ignore[misc]
     """m critics `Q_i(s, a) = V_i(s) + u . (G_i phi(s)) + H_i . (u^2 - 1/3)`, u the action's position in the box.
 
@@ -63,8 +69,8 @@ class AdvantageCritics(nn.Module):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.value_net = Stack(m, (value_width, *hidden, 1), generator)
-        self.slope = nn.Parameter(torch.zeros(m, phi_width, action_width))
-        self.curve = nn.Parameter(torch.zeros(m, 1, action_width))
+        self.slope = nn.Parameter(torch.zeros(m, action_width, phi_width))
+        self.curve = nn.Parameter(torch.zeros(m, action_width))
 
     def value(self, observation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """V_i(s) [m, n]."""
@@ -80,8 +86,7 @@ class AdvantageCritics(nn.Module):  # type: ignore[misc]
 
     def action_part(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
         """A_i(s, u) [m, n]."""
-        slope = torch.matmul(observation[1], self.slope)
-        return (u * slope + self.curve * (u.square() - 1 / 3)).sum(-1)
+        return bilinear(u, self.slope, observation[1]) + self.curve @ (u.square() - 1 / 3).T
 
     def forward(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
         """Q_i [m, n]."""
@@ -123,17 +128,17 @@ class SlateCritics(nn.Module):  # type: ignore[misc]
     def logged_part(self, batch: Batch) -> torch.Tensor:
         """A_i of the logged slate [m, n]."""
         assert batch.slate is not None
-        half = batch.slate.shape[1] // 2
-        effect, z = batch.slate[:, :half], batch.now[1][:, 1:]
-        f = torch.cat([batch.slate, (effect[:, :, None] * z[:, None, :]).flatten(1)], dim=1)
-        return (self.prior + self.away) @ f.T
+        b, width = self.prior + self.away, batch.slate.shape[1]
+        effect, z = batch.slate[:, : width // 2], batch.now[1][:, 1:]
+        by_state = b[:, width:].unflatten(1, (effect.shape[1], z.shape[1]))
+        return b[:, :width] @ batch.slate.T + bilinear(effect, by_state, z)
 
     def action_part(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
         """A_i(s, u) [m, n], replayed."""
         b = self.prior + self.away
-        slope = torch.einsum("np,apf,mf->mna", observation[1], self.slopes, b)
-        curve = 0.5 * torch.einsum("af,mf->ma", self.second, b)[:, None]
-        return (u * slope + curve * (u.square() - 1 / 3)).sum(-1)
+        slope = torch.einsum("apf,mf->map", self.slopes, b)
+        curve = 0.5 * b @ self.second.T
+        return bilinear(u, slope, observation[1]) + curve @ (u.square() - 1 / 3).T
 
     def forward(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
         """Q_i [m, n]."""

@@ -1,12 +1,13 @@
-"""All rows of a problem as tensors, scaled once, and batches of them: what every learner of gradient steps reads.
+"""All rows of a problem, scaled once, and batches of them: what every learner of gradient steps reads.
 
-Where the problem's columns are mapped files (`transitions.arrays`) the tensors are, too: a batch reads its rows from them.
+Rows lie side by side in one matrix: a batch is one gather. Where the problem's columns are mapped files (`transitions.arrays`)
+the matrix is, too, and a batch reads its rows from it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from mtf.learning.networks import Actor
 from mtf.learning.problem import Problem
 
 Box = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+PARTED = ("now", "next", "box", "next_box")
+"""Fields of a batch that are tuples of tensors."""
 
 
 @dataclass(frozen=True)
@@ -41,58 +44,82 @@ class Batch:
     def __len__(self) -> int:
         return len(self.done)
 
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows [n, width]; `layout`: the widths of each field's parts in order, None for a vector."""
+
+    matrix: torch.Tensor
+    layout: Mapping[str, tuple[int | None, ...]]
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
     def take(self, rows: torch.Tensor) -> Batch:
         """The rows of these numbers."""
-
-        def pick(value: Any) -> Any:
-            if value is None:
-                return None
-            # v[rows] takes twice as long
-            return tuple(v.index_select(0, rows) for v in value) if isinstance(value, tuple) else value.index_select(0, rows)
-
-        return Batch(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
+        return self._batch(self.matrix.index_select(0, rows))
 
     def part(self, rows: slice) -> Batch:
-        """The rows from start to stop."""
-        return self.take(torch.arange(rows.start, rows.stop))
+        """The rows from start to stop, not copied."""
+        return self._batch(self.matrix[rows])
+
+    @property
+    def all(self) -> Batch:
+        """Every row, not copied."""
+        return self._batch(self.matrix)
+
+    def _batch(self, matrix: torch.Tensor) -> Batch:
+        parts = iter(matrix.split([width or 1 for widths in self.layout.values() for width in widths], dim=1))
+        fields = {}
+        for name, widths in self.layout.items():
+            values = tuple(next(parts)[:, 0] if width is None else next(parts) for width in widths)
+            fields[name] = values if name in PARTED else values[0]
+        # phi = [1, z]
+        return Batch(z=fields["now"][1][:, 1:], **fields)
 
 
-def tensors(problem: Problem, reward_scale: float, *, by_head: bool = False) -> Batch:
-    """All rows of the problem; `by_head`: one critic group a reward head, else one for their sum.
+def tensors(
+    problem: Problem,
+    reward_scale: float,
+    *,
+    by_head: bool = False,
+    slate: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
+) -> Rows:
+    """All rows of the problem; `by_head`: one critic group a reward head, else one for their sum. weight: None = the problem's.
 
     In phi(s') the columns that actions move are at their mean (z = 0): nothing that is read at s' may be moved by actions.
     """
     data, columns = problem.data, problem.value_columns
     mean, sd = data.step.mean(), data.step.std() + 1e-6
     reward = data.reward if by_head else data.total_reward[:, None]
+    weight = problem.weight if weight is None else weight
 
-    def read_by_critics(rows: slice) -> tuple[np.ndarray, ...]:
-        """What V reads at s and at s', and phi(s')."""
+    def some(rows: slice) -> dict[str, tuple[np.ndarray, ...]]:
         z, next_z, step = problem.z[rows], problem.next_z[rows], data.step[rows, None]
-        now, nxt = (np.clip((s - mean) / sd, -3, 3).astype(np.float32) for s in (step, step + 1))
-        next_phi = np.concatenate([np.ones((len(z), 1), np.float32), next_z * data.value_mask], axis=1, dtype=np.float32)
-        return np.concatenate([z[:, columns], now], axis=1), np.concatenate([next_z[:, columns], nxt], axis=1), next_phi
+        one = np.ones((len(z), 1), np.float32)
+        now, nxt = (np.clip((s - mean) / sd, -3, 3) for s in (step, step + 1))
+        fields = {
+            "now": (np.concatenate([z[:, columns], now], axis=1), np.concatenate([one, z], axis=1)),
+            "next": (np.concatenate([next_z[:, columns], nxt], axis=1), np.concatenate([one, next_z * data.value_mask], axis=1)),
+            "next_z": (next_z,),
+            "u": (problem.u[rows],),
+            "box": (problem.center[rows], problem.lower[rows], problem.upper[rows]),
+            "next_box": (problem.next_center[rows], problem.next_lower[rows], problem.next_upper[rows]),
+            "reward": (reward[rows] / reward_scale,),
+            "done": (data.terminal[rows],),
+            "signal": (problem.signal[rows],),
+            "weight": (weight[rows],),
+        }
+        return fields if slate is None else {**fields, "slate": (slate[rows],)}
 
-    seen, next_seen, next_phi = data.arrays.build(len(data), read_by_critics)
+    def side_by_side(rows: slice) -> tuple[np.ndarray]:
+        parts = [part if part.ndim == 2 else part[:, None] for of in some(rows).values() for part in of]
+        return (np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe"),)
 
-    def tensor(value: np.ndarray) -> torch.Tensor:
-        # a column that is mapped stays so: it is of this type and contiguous already
-        made = np.ascontiguousarray(value, np.float32)
-        return torch.from_numpy(made if made.flags.writeable else made.copy())
-
-    return Batch(
-        now=(tensor(seen), tensor(problem.phi)),
-        next=(tensor(next_seen), tensor(next_phi)),
-        z=tensor(problem.z),
-        next_z=tensor(problem.next_z),
-        u=tensor(problem.u),
-        box=(tensor(problem.center), tensor(problem.lower), tensor(problem.upper)),
-        next_box=(tensor(problem.next_center), tensor(problem.next_lower), tensor(problem.next_upper)),
-        reward=tensor(reward / reward_scale),
-        done=tensor(data.terminal),
-        signal=tensor(problem.signal),
-        weight=tensor(problem.weight),
-    )
+    (matrix,) = data.arrays.build(len(data), side_by_side)
+    layout = {name: tuple(p.shape[1] if p.ndim == 2 else None for p in of) for name, of in some(slice(0, 1)).items()}
+    return Rows(torch.from_numpy(matrix), layout)
 
 
 def act(actor: Actor, z: torch.Tensor, box_now: Box, unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,7 +25,7 @@ class SlatePart:
     """effects [n, 2 L]: l~ and l~^2 of the logged slates. slopes [A, P, F], second [A, F], prior [q, F]: see `Replay`; the prior
     is in units of the reward scale, as much of it as rewards bear out, a row for each group of critics: what its head pays."""
 
-    effects: torch.Tensor
+    effects: np.ndarray
     slopes: torch.Tensor
     second: torch.Tensor
     prior: torch.Tensor
@@ -75,7 +75,7 @@ def slate_part(
         return torch.from_numpy(np.ascontiguousarray(values, np.float32))
 
     return SlatePart(
-        effects=tensor(replay.effects),
+        effects=replay.effects,
         slopes=tensor(replay.slopes),
         second=tensor(replay.second),
         prior=tensor(prior),

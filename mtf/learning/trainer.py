@@ -22,7 +22,7 @@ from mtf.learning.checkpoint import Best, Checkpoints
 from mtf.learning.config import Config
 from mtf.learning.memory import keep_freed_memory
 from mtf.learning.progress import Progress
-from mtf.learning.rows import Batch
+from mtf.learning.rows import Batch, Rows
 
 CURVE_POINTS = 20
 BLOCK = 64
@@ -83,7 +83,7 @@ class Trained:
 
 def fit(
     agent: Agent,
-    rows: Batch,
+    rows: Rows,
     pool: torch.Tensor,
     held: torch.Tensor,
     config: TrainerConfig,
@@ -161,5 +161,6 @@ def descend(
     """One step of `optimiser` on `parameters` alone: nothing else that the loss depends on gets a gradient."""
     chosen = list(parameters)
     for parameter, gradient in zip(chosen, torch.autograd.grad(loss, chosen), strict=True):
-        parameter.grad = parallel.mean(gradient)
+        # a fused optimiser goes through memory side by side, whatever the strides
+        parameter.grad = parallel.mean(gradient).contiguous()
     optimiser.step()

@@ -61,7 +61,7 @@ def test_ddpg_takes_the_target_actors_action_and_no_minimum():
 
 def test_iql_bootstraps_from_v_of_the_next_state_and_never_from_an_action(problem):
     rows = tensors(problem, 1.0)
-    agent = IQL(problem, rows, IQLConfig(), torch.Generator().manual_seed(0))
+    agent = IQL(problem, rows.all, IQLConfig(), torch.Generator().manual_seed(0))
     some = rows.take(torch.arange(64))
     with torch.no_grad():
         for parameter in agent.critics.parameters():
@@ -75,7 +75,7 @@ def test_iql_bootstraps_from_v_of_the_next_state_and_never_from_an_action(proble
 
 def test_cql_pushes_nothing_where_q_is_flat_and_the_density_is_that_of_the_draw(problem):
     rows = tensors(problem, 1.0)
-    agent = CQLSAC(problem, rows, CQLSACConfig(draws=400), torch.Generator().manual_seed(0))
+    agent = CQLSAC(problem, rows.all, CQLSACConfig(draws=400), torch.Generator().manual_seed(0))
     some = rows.take(torch.arange(32))
     with torch.no_grad():
         for parameter in agent.critics.parameters():
@@ -92,7 +92,7 @@ def test_cql_pushes_nothing_where_q_is_flat_and_the_density_is_that_of_the_draw(
 def test_batch_rl_proposes_inside_the_box_moves_a_little_and_takes_the_best(problem):
     rows = tensors(problem, 1.0)
     config = BatchRLConfig(perturbation=0.03, proposals=6)
-    agent = BatchRL(problem, rows, config, torch.Generator().manual_seed(0))
+    agent = BatchRL(problem, rows.all, config, torch.Generator().manual_seed(0))
     some = rows.take(torch.arange(50))
     with torch.no_grad():
         u = agent.decode(some.z, agent.codes(50), some.box)

@@ -132,7 +132,7 @@ def test_an_action_and_its_position_in_a_box_that_is_cut():
 def test_what_actions_move_is_at_its_mean_in_the_next_state():
     data = make_sessions(60, seed=0, slope=np.zeros(2))
     problem = prepare(replace(data, value_mask=np.array([True, False, True])), "logged")
-    rows = tensors(problem, 2.0)
+    rows = tensors(problem, 2.0).all
     assert rows.now[0].shape[1] == 3  # two columns and the step
     assert (rows.next[1][:, 2] == 0).all()
     assert (rows.now[1][:, 2] != 0).any()

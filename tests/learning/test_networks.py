@@ -57,7 +57,7 @@ def test_the_advantage_is_its_formula_and_v_the_mean_over_the_box():
         seen = (torch.randn(1, 3, generator=generator(1)), torch.randn(1, 5, generator=generator(2)))
         u = torch.tensor([[0.5, -0.2]])
         for m in range(2):
-            slope, curve = seen[1][0] @ critics.slope[m], critics.curve[m, 0]
+            slope, curve = critics.slope[m] @ seen[1][0], critics.curve[m]
             expected = (u[0] * slope).sum() + (curve * (u[0] ** 2 - 1 / 3)).sum()
             torch.testing.assert_close(critics.action_part(seen, u)[m, 0], expected)
         # Gauss-Legendre over the box: exact for squares

@@ -86,7 +86,7 @@ def test_what_is_logged_moves_with_the_action_as_what_is_replayed(learnable):
     width, p, f = found.slopes.shape
     made = critics(found.slopes, found.second, np.zeros(f), np.eye(f, dtype=np.float32))
     phi, u = problem.phi, problem.u
-    rows = replace(batch(len(phi)), now=(torch.ones(len(phi), 1), torch.from_numpy(phi)), slate=found.effects)
+    rows = replace(batch(len(phi)), now=(torch.ones(len(phi), 1), torch.from_numpy(phi)), slate=torch.from_numpy(found.effects))
     logged = made.logged_part(rows).detach().numpy().T
     design = np.column_stack([phi, (u[:, :, None] * phi[:, None, :]).reshape(len(phi), -1)])
     fitted = np.linalg.lstsq(design, logged, rcond=None)[0][p:]
@@ -130,11 +130,11 @@ def test_a_heads_critics_begin_at_what_that_head_pays(data):
     whole, apart = part(problem, value), part(problem, value, by_head=True)
     assert (whole.prior != 0).any()
     torch.testing.assert_close(apart.prior, whole.prior * torch.tensor([[0.25], [0.75]]))
-    rows = tensors(problem, 1.0, by_head=True)
+    rows = tensors(problem, 1.0, by_head=True).all
     agent = IntegratedAgent(problem, rows, replace(SMALL, groups="heads"), 0, apart)
     u = torch.full((len(rows), 4), 0.5)
     begun = agent.critics.action_part(rows.now, u).unflatten(0, (2, SMALL.critics))
-    alone = IntegratedAgent(problem, tensors(problem, 1.0), SMALL, 0, whole).critics.action_part(rows.now, u)
+    alone = IntegratedAgent(problem, tensors(problem, 1.0).all, SMALL, 0, whole).critics.action_part(rows.now, u)
     torch.testing.assert_close(begun.sum(0), alone)
     torch.testing.assert_close(3 * begun[0], begun[1])
     one = replace(split, reward=split.reward[:, :1])
@@ -179,4 +179,4 @@ def test_without_candidates_it_is_refused(data):
     problem = prepare(without(data, 0.3), "logged")
     found = part(problem, fit_value(problem)).effects
     assert not found[:753].any()
-    assert found[753:].any(dim=1).float().mean() > 0.3
+    assert found[753:].any(axis=1).mean() > 0.3

@@ -52,10 +52,10 @@ def problem():
 def run(problem, config, checkpoints=None):
     rows = tensors(problem, 1.0)
     if isinstance(config, IntegratedRLConfig):
-        agent = IntegratedAgent(problem, rows, config, 5)
+        agent = IntegratedAgent(problem, rows.all, config, 5)
     else:
         (made_by,) = (kind for kind, of in NOISY.values() if type(of) is type(config))
-        agent = made_by(problem, rows, config, torch.Generator().manual_seed(5))
+        agent = made_by(problem, rows.all, config, torch.Generator().manual_seed(5))
     every = torch.arange(len(rows))
     trained = fit(
         agent, rows, every[50:], every[:50], config, seed=5, name="t", progress=Progress(False), checkpoints=checkpoints
@@ -183,6 +183,14 @@ def test_a_step_leaves_everything_else_untouched():
     descend(optimiser, chosen * other, [chosen])
     assert float(chosen.detach()) == pytest.approx(0.9)
     assert (float(other.detach()), other.grad) == (1.0, None)
+
+
+def test_a_gradient_of_other_strides_steps_each_parameter_by_its_own():
+    """The fused optimiser reads a transposed gradient in the order of its memory."""
+    start, gradient = torch.zeros(2, 3), torch.tensor([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]])
+    w = nn.Parameter(start.clone())
+    descend(torch.optim.Adam([w], lr=0.1, fused=True), (w.T * gradient.T.contiguous()).sum(), [w])
+    torch.testing.assert_close(w.detach(), start - 0.1 * gradient.sign())
 
 
 SCRIPT = """

@@ -78,7 +78,7 @@ def test_each_group_finds_the_dimension_that_its_head_pays_for(monkeypatch):
     config = replace(CONFIG, steps=300, batch=256, critics=2, critic_hidden=(16,), head_lr=1e-2, value_lr=1e-2)
     learned = algorithm("unified_rl").learn(problem, fit_value(problem), config, seed=0, progress=Progress(False))
     assert (np.abs(learned.action) <= 0.3 + 1e-6).all()
-    slope = made[0].critics.slope.detach().unflatten(0, (2, 2)).mean(1)[:, 0] * learned.report["reward_scale"]
+    slope = made[0].critics.slope.detach().unflatten(0, (2, 2)).mean(1)[..., 0] * learned.report["reward_scale"]
     # a half-width is .3, and E exp(.5 s) = 1.133
     np.testing.assert_allclose(slope, [[0.3 * 2 * 1.133, 0], [0, -0.3 * 3]], atol=0.2)
     move = learned.action.mean(axis=0)

@@ -1,0 +1,69 @@
+"""Rows side by side: what a batch holds is what the problem holds, however it is picked."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from mtf.learning.problem import prepare
+from mtf.learning.rows import tensors
+from mtf.transitions.arrays import Arrays
+from tests.evaluation.conftest import make_sessions
+
+
+@pytest.fixture(scope="module")
+def data():
+    made = make_sessions(80, seed=0, slope=np.zeros(2))
+    ends = np.arange(len(made)) % 3 == 0
+    return replace(made, value_mask=np.array([True, False, True]), terminal=ends, reward=np.repeat(made.reward, 2, axis=1))
+
+
+def parts(batch):
+    """Every tensor of a batch, by its field."""
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        for part in value if isinstance(value, tuple) else [] if value is None else [value]:
+            yield field.name, part
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_batch_holds_what_the_problem_holds(data, mapped, tmp_path):
+    problem = prepare(replace(data, arrays=Arrays(tmp_path)) if mapped else data, "logged")
+    n = len(data)
+    rng = np.random.default_rng(1)
+    weight, slate = rng.random((n, 3), np.float32), rng.random((n, 4), np.float32)
+    rows = tensors(problem, 2.0, by_head=True, weight=weight, slate=slate)
+    numbers = rng.permutation(n)[:40]
+    found = rows.take(torch.from_numpy(numbers))
+    assert len(found) == 40
+    expected = {
+        "z": problem.z,
+        "next_z": problem.next_z,
+        "u": problem.u,
+        "reward": problem.data.reward / 2,
+        "done": problem.data.terminal.astype(np.float32),
+        "signal": problem.signal.astype(np.float32),
+        "weight": weight,
+        "slate": slate,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(found, name), value[numbers], rtol=1e-6, err_msg=name)
+    for name, values in (
+        ("box", (problem.center, problem.lower, problem.upper)),
+        ("next_box", (problem.next_center, problem.next_lower, problem.next_upper)),
+    ):
+        for part, value in zip(getattr(found, name), values, strict=True):
+            np.testing.assert_array_equal(part, value[numbers])
+    np.testing.assert_array_equal(found.now[1][:, 1:], problem.z[numbers])
+    assert (found.now[1][:, 0] == 1).all()
+    np.testing.assert_array_equal(found.now[0][:, :-1], problem.z[numbers][:, [0, 2]])
+    assert (found.next[1][:, 2] == 0).all()
+
+
+def test_rows_in_a_row_are_the_same_as_rows_by_number(data):
+    rows = tensors(prepare(data, "logged"), 1.0)
+    for (name, part), (_, picked) in zip(parts(rows.part(slice(5, 9))), parts(rows.take(torch.arange(5, 9))), strict=True):
+        torch.testing.assert_close(part, picked, rtol=0, atol=0, msg=name)
+    for (name, part), (_, picked) in zip(parts(rows.all), parts(rows.take(torch.arange(len(rows)))), strict=True):
+        torch.testing.assert_close(part, picked, rtol=0, atol=0, msg=name)
