@@ -32,13 +32,15 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from mtf.learning import batch_rl, cql_sac, iql, td3_bc
 from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig
+from mtf.learning.integrated_rl import IntegratedAgent, IntegratedRLConfig
 from mtf.learning.memory import keep_freed_memory
+from mtf.learning.naive import NaiveConfig
 from mtf.learning.networks import Stack, soft_update
 from mtf.learning.problem import Problem, prepare
 from mtf.learning.progress import Progress
 from mtf.learning.rows import Rows, tensors
 from mtf.learning.threads import fixed_threads
-from mtf.learning.trainer import descend, fit
+from mtf.learning.trainer import Agent, descend, fit
 from mtf.transitions.table import TransitionSet
 
 STATE, ACTION, SESSIONS, LENGTH = 64, 8, 2000, 21
@@ -261,13 +263,16 @@ def shares(arguments: argparse.Namespace) -> None:
             share(f"{m} stacked critics {hidden}", lambda _, e=ensemble, x=x, n=next_x, r=reward: e.step(x, n, r), arguments)
         for case in CASES:
             if "ships" not in case.name:
-                agent = agent_of(case, problem, rows, hidden)
-                pool = torch.randint(len(rows), (64, BATCH), generator=torch.Generator().manual_seed(0))
+                share(f"{case.name} {hidden}", updates(agent_of(case, problem, rows, hidden), rows, BATCH), arguments)
+    for name, config in (("integrated_rl", IntegratedRLConfig()), ("naive", NaiveConfig())):
+        agent = IntegratedAgent(problem, rows.all, config, 0)
+        share(f"{name} as it ships, batch {config.batch}", updates(agent, rows, config.batch), arguments)
 
-                def update(step: int, agent: ActorCritic = agent, pool: torch.Tensor = pool) -> None:
-                    agent.update(rows.take(pool[step % 64]), step)
 
-                share(f"{case.name} {hidden}", update, arguments)
+def updates(agent: Agent, rows: Rows, batch: int) -> Callable[[int], object]:
+    """A step of the agent on one of 64 batches."""
+    pool = torch.randint(len(rows), (64, batch), generator=torch.Generator().manual_seed(0))
+    return lambda step: agent.update(rows.take(pool[step % 64]), step)
 
 
 def share(name: str, step: Callable[[int], object], arguments: argparse.Namespace) -> None:
