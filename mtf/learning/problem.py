@@ -116,6 +116,13 @@ class Problem:
         )
         return step
 
+    def position_now(self, rows: slice) -> np.ndarray:
+        """Where the logged actions of `rows` lie in the box now, in half-widths from its middle; 0 where it has no width."""
+        low, high = self.lower[rows], self.upper[rows]
+        away = (self.data.action[rows] - self.center[rows] - (low + high) / 2) / self.unit
+        position: np.ndarray = np.where((high > low) & (self.half_width > 0), away, 0).astype(np.float32)
+        return position
+
     def box_position(self, action: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         """y = 2 (a - mid) / W: where the actions of `rows` lie in the box now; the gate measures steps in it."""
         return box.position(action, self.center[rows], self.lower[rows], self.upper[rows])

@@ -83,10 +83,13 @@ def tensors(
     reward_scale: float,
     *,
     by_head: bool = False,
+    own_box: bool = True,
     slate: np.ndarray | None = None,
     weight: np.ndarray | None = None,
 ) -> Rows:
     """All rows of the problem; `by_head`: one critic group a reward head, else one for their sum. weight: None = the problem's.
+    own_box: u is the action's position in the box that it was drawn from, which is what slopes are learned of; False: in the box
+    now, so that critics of state and action together see the same action as the same input whenever it was logged.
 
     In phi(s') the columns that actions move are at their mean (z = 0): nothing that is read at s' may be moved by actions.
     """
@@ -103,7 +106,7 @@ def tensors(
             "now": (np.concatenate([z[:, columns], now], axis=1), np.concatenate([one, z], axis=1)),
             "next": (np.concatenate([next_z[:, columns], nxt], axis=1), np.concatenate([one, next_z * data.value_mask], axis=1)),
             "next_z": (next_z,),
-            "u": (problem.u[rows],),
+            "u": (problem.u[rows] if own_box else problem.position_now(rows),),
             "box": (problem.center[rows], problem.lower[rows], problem.upper[rows]),
             "next_box": (problem.next_center[rows], problem.next_lower[rows], problem.next_upper[rows]),
             "reward": (reward[rows] / reward_scale,),

@@ -1,6 +1,7 @@
 """TD3+BC (Fujimoto and Gu, 2021): TD3 whose actor is held to the logged actions.
 
-Actor loss `-alpha mean Q_1(s, mu(s)) / mean |Q_1| + mean (mu(s) - a)^2`, actions in half-widths of the box; the rest is `td3`.
+Actor loss `-alpha mean Q_1(s, mu(s)) / mean |Q_1| + mean (mu(s) - a)^2`, actions in half-widths of the box. The square is a mean over
+dimensions, as in the authors' code: alpha is worth the same in one dimension and in ten. The rest is `td3`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class TD3BCConfig(TD3Config):
 
 
 def actor_loss(critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Tensor, alpha: float) -> torch.Tensor:
-    """`-alpha mean Q_1 / mean |Q_1| + mean (u_mu - u)^2`, the square summed over dimensions."""
+    """`-alpha mean Q_1 / mean |Q_1| + mean (u_mu - u)^2`, the square a mean over dimensions, too."""
     u = boxed(actor, batch.z, batch.box, unit)
     q = critics.first(batch.now, u)
     size = parallel.mean(q.detach().abs().mean()).clamp(min=1e-6)
-    return -alpha * q.mean() / size + (u - batch.u).square().sum(1).mean()
+    return -alpha * q.mean() / size + (u - batch.u).square().mean()
 
 
 class TD3BC(TD3):

@@ -72,13 +72,13 @@ class Trained:
 
     @property
     def flat(self) -> bool:
-        """Has the held-out loss stopped falling: is its last quarter within 1 % of the quarter before?"""
+        """Has the held-out loss come to rest: is its last quarter within 1 % of the quarter before, to either side?"""
         values = [point["held_out"] for point in self.curve if "held_out" in point]
         quarter = len(values) // 4
         if quarter == 0:
             return False
         last, before = sum(values[-quarter:]) / quarter, sum(values[-2 * quarter : -quarter]) / quarter
-        return last > 0.99 * before
+        return abs(last - before) <= 0.01 * before
 
 
 def fit(

@@ -8,6 +8,7 @@ import torch
 
 from mtf.learning.problem import prepare
 from mtf.learning.rows import tensors
+from mtf.policy import Lineage, constant_policy
 from mtf.transitions.arrays import Arrays
 from tests.evaluation.conftest import make_sessions
 
@@ -67,3 +68,24 @@ def test_rows_in_a_row_are_the_same_as_rows_by_number(data):
         torch.testing.assert_close(part, picked, rtol=0, atol=0, msg=name)
     for (name, part), (_, picked) in zip(parts(rows.all), parts(rows.take(torch.arange(len(rows)))), strict=True):
         torch.testing.assert_close(part, picked, rtol=0, atol=0, msg=name)
+
+
+def test_critics_of_state_and_action_together_see_the_same_action_as_the_same_input(data, tmp_path):
+    """Half of the sessions were explored around .06 in the first dimension, a fifth of a half-width, where the policy is now."""
+    older = np.isin(data.session, np.unique(data.session)[::2])
+    moved = np.where(older[:, None], 0.0, [[0.06, 0.0]]).astype(np.float32)
+    pooled = replace(
+        data,
+        center=data.center + moved,
+        action=data.action + moved,
+        next_center=data.next_center + moved,
+        policy_sha=np.where(older, "a", "b").astype(object),
+    )
+    constant_policy(np.array([0.06, 0.0]), 3, spec=None, lineage=Lineage(algorithm="t")).write(tmp_path / "p")
+    problem = prepare(pooled, tmp_path / "p", half_width=np.full(2, 0.3, np.float32))
+    assert problem.signal.all()
+    own, now = (tensors(problem, 1.0, own_box=of).all.u.numpy() for of in (True, False))
+    np.testing.assert_allclose(own, data.action / 0.3, atol=1e-5)
+    np.testing.assert_allclose(now, (pooled.action - [0.06, 0.0]) / 0.3, atol=1e-5)
+    assert np.abs(now[~older] - own[~older]).max() < 1e-5
+    assert np.allclose(now[older, 0], own[older, 0] - 0.2, atol=1e-5)

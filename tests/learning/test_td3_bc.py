@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mtf.learning.actor_critic import boxed
-from mtf.learning.networks import JointCritics
+from mtf.learning.networks import Actor, JointCritics
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
 from mtf.learning.td3 import critic_loss
@@ -36,6 +38,23 @@ def test_with_a_linear_q_the_step_does_not_depend_on_its_scale(c):
             actor.mlp.biases[0] -= 0.05 * gradient
     u = boxed(actor, torch.ones(1, 1), batch().box, UNIT).detach()
     assert float(u) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_cloning_weighs_the_same_in_one_dimension_and_in_two():
+    """A flat Q of 1 and a policy .5 from the data in each dimension: -alpha + .25, as F.mse_loss has it, not .5."""
+    flat = JointCritics(2, 1, 2, (), torch.Generator())
+    with torch.no_grad():
+        flat.net.weights[0].zero_()
+        flat.net.biases[0].fill_(1.0)
+    rows = batch(3)
+    wide = replace(
+        rows,
+        u=torch.full((3, 2), -0.5),
+        box=tuple(v.expand(3, 2) for v in rows.box),
+    )
+    still = Actor(1, 2, (4,), torch.Generator())
+    found = actor_loss(flat, still, wide, UNIT.expand(2), 0.5)
+    assert float(found.detach()) == pytest.approx(-0.5 + 0.25)
 
 
 def test_the_target_is_the_smaller_of_the_two_and_both_learn_from_it():

@@ -174,6 +174,7 @@ def test_last_and_best_on_held_out_users_are_told_apart(problem, keep, expected)
 def test_a_curve_that_still_falls_is_not_flat():
     falling = [{"step": float(i), "held_out": 1.0 / (i + 1)} for i in range(20)]
     assert not Trained(falling, 19, 0).flat
+    assert not Trained([{**p, "held_out": 1 + p["step"] / 10} for p in falling], 19, 0).flat, "nor is one that rises"
     assert Trained([{**p, "held_out": max(p["held_out"], 0.3)} for p in falling], 19, 0).flat
 
 
