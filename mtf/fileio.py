@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mtf.errors import InputError
+
 CHUNK = 1 << 20
 
 
@@ -30,12 +32,24 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         raise
 
 
+def replaceable(path: Path, mark: str) -> None:
+    """Raises InputError where `path` holds something else than an earlier folder of the kind that the file `mark` tells."""
+    if not path.exists() or (path / mark).is_file():
+        return
+    if not path.is_dir() or any(path.iterdir()):
+        raise InputError(f"{path} is there, holds no {mark} and would be deleted; give a new or empty folder")
+
+
 @contextlib.contextmanager
-def folder_atomic(path: Path) -> Iterator[Path]:
+def folder_atomic(path: Path, mark: str | None = None) -> Iterator[Path]:
     """Yield a scratch folder beside `path`; rename it to `path` when the block ends well.
 
-    An existing `path` is replaced (it is moved aside first, so for an instant there is none, but never a mixture).
+    An existing `path` is replaced (it is moved aside first, so for an instant there is none, but never a mixture). mark: a file
+    that such a folder holds; what lies at `path` without it is not ours to delete (see `replaceable`). None: nobody else writes
+    there.
     """
+    if mark is not None:
+        replaceable(path, mark)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

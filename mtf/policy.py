@@ -125,9 +125,9 @@ class Policy:
         }
 
     def write(self, folder: Path) -> str:
-        """Write the bundle at `folder` (replacing what is there) and return its hash."""
+        """Write the bundle at `folder` (replacing an earlier one) and return its hash. Raises InputError for another folder."""
         files = self.to_files()
-        with folder_atomic(Path(folder)) as scratch:
+        with folder_atomic(Path(folder), "policy.json") as scratch:
             for name, data in files.items():
                 (scratch / name).write_bytes(data)
         return hash_files(files)

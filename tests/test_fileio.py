@@ -6,6 +6,7 @@ import os
 import pytest
 
 from mtf import fileio
+from mtf.errors import InputError
 from mtf.fileio import CHUNK, folder_atomic, md5_file, sha256_file, write_atomic
 
 
@@ -57,6 +58,23 @@ def test_a_folder_is_replaced_whole_not_mixed(tmp_path):
     assert names(out) == ["second"]
     assert names(out.parent) == ["out"]
     assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_what_is_not_of_the_kind_that_the_mark_tells_is_never_replaced(tmp_path):
+    out = tmp_path / "out"
+    for _ in range(2):
+        with folder_atomic(out, "mark") as scratch:
+            (scratch / "mark").write_text("ours")
+    (tmp_path / "empty").mkdir()
+    with folder_atomic(tmp_path / "empty", "mark") as scratch:
+        (scratch / "mark").write_text("ours")
+    (tmp_path / "file").write_text("theirs")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").write_text("theirs")
+    for name in ("file", "theirs"):
+        with pytest.raises(InputError, match=f"{name} is there, holds no mark and would be deleted"):
+            folder_atomic(tmp_path / name, "mark").__enter__()
+    assert names(tmp_path) == ["empty", "file", "out", "theirs"]
 
 
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path):

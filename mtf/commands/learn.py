@@ -11,6 +11,7 @@ NAMES = (
     "ddpg", "es", "plug_in", "corner", "bc",
 )  # fmt: skip
 FOLDER = click.Path(path_type=Path)
+SEED = click.IntRange(0, 2**31 - 2)
 
 
 @click.command()
@@ -25,7 +26,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--spec", "spec_file", type=FOLDER, help="FusionSpec; default: spec.json beside the transitions.")
 @click.option("--exploration", type=FOLDER, help="exploration.json of the box; default: that of the baseline's latest rows.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps, for algorithms that take steps.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Same data, settings, seed: same bundle.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Same data, settings, seed: same bundle.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the algorithm; may be repeated.")
 @click.option("--checkpoints", type=FOLDER, help="Write checkpoints here, and go on from the newest one.")
 @click.option("--dataset-md5", help="Kept in the bundle's lineage.")

@@ -100,7 +100,7 @@ def checkout(settings: Settings, surface: str, rev: str, out: Path) -> Path:
         return out
     with _locked(settings):
         repo = settings.datasets_dir
-        with folder_atomic(out) as scratch:
+        with folder_atomic(out, MARK) as scratch:
             target = scratch / "data"
             _dvc(settings, repo, "get", "--quiet", str(repo), surface, "--rev", found.tag, "-o", str(target), cwd=scratch)
             if not list(target.glob("dt=*/transitions.parquet")):

@@ -60,10 +60,10 @@ def refresh(
     Raises InputError where the policy does not fit the rows, where too few of them explored around the baseline within their
     own boxes, where `previous` varies what they do not, or where floor, cap, quantile and budget make no sense.
     """
-    if not (0 < floor <= cap <= 1 and 0 < quantile <= 1 and budget > 0):
+    if not (0 < floor <= cap <= 1 and 0 < quantile <= 1 and 0 < budget <= 1):
         raise InputError(
             f"exploration: floor {floor}, cap {cap}, quantile {quantile}, budget {budget}; keep 0 < floor <= cap <= 1, "
-            "0 < quantile <= 1 and a budget above 0"
+            "0 < quantile <= 1 and 0 < budget <= 1"
         )
     data = transitions if isinstance(transitions, TransitionSet) else load_transitions(transitions, users="train")
     half = np.array(previous.half_width, np.float32) if previous is not None else None

@@ -49,6 +49,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "tau": (0, 1),
     "expectile": (SMALL, 1 - SMALL),
     "held_out": (0, 0.9),
+    "batch": (1, 2**20),
     "population": (2, math.inf),
     "segments": (2, math.inf),
 }

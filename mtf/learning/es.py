@@ -45,14 +45,19 @@ class EvolutionConfig(Config):
 
 
 def require(problem: Problem, config: EvolutionConfig) -> None:
-    """Raises InputError where no candidates or no spec were logged."""
+    """Raises InputError where no spec or, of a segment, no candidates were logged, or where no column has the segment's name."""
     if problem.data.spec is None or not problem.data.has_candidates.any():
         raise InputError("es: needs a spec and the candidates' scores of some requests; log them, or use another algorithm")
+    problem.data.require_whole_candidates()
+    part, names = _segments(problem, config)
+    logged = np.unique(part[problem.data.has_candidates])
+    for number, name in enumerate(names):
+        if number not in logged:
+            raise InputError(f"es: no request with candidates where {name}; use fewer segments, or log more requests")
 
 
 def learn(problem: Problem, value: Value, config: EvolutionConfig, *, seed: int, progress: Progress) -> Learned:
-    """Search, and answer the best setting of its segment to every state. Raises InputError where no candidates of a segment were
-    logged, or where no column has that name."""
+    """Search, and answer the best setting of its segment to every state."""
     logged = problem.data.has_candidates
     part, names = _segments(problem, config)
     worth = _worth(problem, _some(np.flatnonzero(logged), config.requests))
@@ -60,8 +65,6 @@ def learn(problem: Problem, value: Value, config: EvolutionConfig, *, seed: int,
     for number in range(len(names)):
         mine = part == number
         rows = _some(np.flatnonzero(mine & logged), config.requests)
-        if not len(rows):
-            raise InputError(f"es: no request with candidates where {names[number]}; use fewer segments, or log more requests")
         best = _search(problem, config, rows, worth, problem.center[mine].mean(axis=0), seed, progress)
         action[mine] = best["setting"]
         found.append({"segment": names[number], "share": float(mine.mean()), **best})

@@ -15,7 +15,7 @@ from mtf.learning.config import Config
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
-from mtf.learning.slate_replay import Replay, SlateReplayConfig, replayed_rows
+from mtf.learning.slate_replay import Replay, SlateReplayConfig, replayed_rows, require_pairs
 from mtf.learning.step import evidence_step, linear_slopes
 from mtf.learning.value import Value
 
@@ -31,6 +31,8 @@ def require(problem: Problem, config: PlugInConfig) -> None:
     """Raises InputError where no candidates or no spec were logged."""
     if problem.data.spec is None or not len(replayed_rows(problem)):
         raise InputError("plug_in: needs a spec and the candidates' scores of explored requests; log them, or use another one")
+    require_pairs(config.draws)
+    problem.data.require_whole_candidates()
 
 
 def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, progress: Progress) -> Learned:

@@ -24,6 +24,7 @@ PARTS = 5
 """Of the users, to judge an advantage by those that it was not fitted on; from four of five it is nearly what it is from all."""
 LEAST_SESSIONS = 20
 OUTSIDE_ALLOWED = 0.01
+WIDER = 1.1
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,13 @@ def prepare(
     if not own.any() and data.exploring.any():
         warnings.append("baseline_not_in_data: no explored row is of the baseline; slopes are taken at the logged centres")
         own = data.exploring
-    if half_width is None:
-        half_width = _latest_half_width(data, own) if own.any() else np.zeros(width)
-    half_width = np.asarray(half_width, np.float32)
+    latest = _latest_half_width(data, own) if own.any() else np.zeros(width, np.float32)
+    half_width = np.asarray(latest if half_width is None else half_width, np.float32)
     if half_width.shape != (width,):
         raise InputError(f"exploration: half_width has {half_width.size} numbers, the actions {width}; give one a dimension")
+    if (wide := (latest > 0) & (half_width > WIDER * latest)).any():
+        which = ", ".join(f"{d} ({half_width[d]:.3g}, explored {latest[d]:.3g})" for d in np.flatnonzero(wide))
+        warnings.append(f"wider_than_explored: the box is wider in dimension(s) {which}; steps may lead where no row has been")
     if data.exploring.any() and (still := (half_width > 0) & ~_explored_dimensions(data)).any():
         half_width = np.where(still, 0, half_width).astype(np.float32)
         which = ", ".join(str(d) for d in np.flatnonzero(still))

@@ -17,7 +17,7 @@ import numpy as np
 
 import mtf
 from mtf.errors import InputError
-from mtf.fileio import write_atomic
+from mtf.fileio import replaceable, write_atomic
 from mtf.learning import parallel
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.config import Config, with_overrides
@@ -34,6 +34,7 @@ from mtf.spec import FusionSpec
 from mtf.transitions.table import MAPPED_FROM, TransitionSet, load_transitions
 
 SHRINK_AT_MOST = 0.2
+LARGEST_SEED = 2**31 - 2
 UNSETTLED = (
     "unsettled_value: sessions are cut, and V at their ends still moved when its fit was stopped; log longer sessions, or use a "
     "smaller gamma"
@@ -88,14 +89,17 @@ def train(
     Under torchrun the processes share the batches, and the first one writes.
     The same data, settings and seed give the same bundle, byte for byte. Raises InputError for what cannot be used.
     """
+    if out is not None:
+        _fresh_place(out, {"transitions": transitions, "baseline": baseline, "checkpoints": checkpoints})
     near = out if out is not None else Path(tempfile.gettempdir()) / "policy"
     scratch = next(folder for folder in near.absolute().parents if folder.is_dir())
     data = load_transitions(transitions, users="train", spec=spec, scratch=scratch, mapped_from=mapped_from)
-    half_width = None
+    half_width = box_of = None
     if exploration is not None:
         from mtf.contracts.exploration import read_exploration
 
-        half_width = np.array(read_exploration(exploration).half_width, np.float32)
+        document = read_exploration(exploration)
+        half_width, box_of = np.array(document.half_width, np.float32), document.policy_sha
     with parallel.processes():
         return train_on(
             data,
@@ -103,6 +107,7 @@ def train(
             algorithm=algorithm,
             baseline=baseline,
             half_width=half_width,
+            box_of=box_of,
             steps=steps,
             seed=seed,
             overrides=overrides,
@@ -120,6 +125,7 @@ def train_on(
     algorithm: str,
     baseline: str | Path,
     half_width: np.ndarray | None = None,
+    box_of: str | None = None,
     steps: int | None = None,
     seed: int = 0,
     overrides: Mapping[str, str] | None = None,
@@ -128,20 +134,36 @@ def train_on(
     dataset_revision: str | None = None,
     progress: bool = True,
 ) -> TrainResult:
-    """`train` on transitions that are in memory already. The caller sees to it that no gate user is among them."""
+    """`train` on transitions that are in memory already. The caller sees to it that no gate user is among them.
+
+    box_of: hash of the policy around which `half_width` was chosen, None where nobody said so.
+    """
     began = time.perf_counter()
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"--seed {seed}: keep it from 0 to {LARGEST_SEED}")
     chosen = find_algorithm(algorithm)
     settings = dict(overrides or {})
     warnings: list[str] = []
     if steps is not None:
+        if settings.get("steps", str(steps)) != str(steps):
+            raise InputError(f"--steps {steps}, but --set steps={settings['steps']}; give one of the two")
         if "steps" in chosen.config.__dataclass_fields__:
             settings["steps"] = str(steps)
         else:
             warnings.append(f"steps_ignored: {algorithm} is a closed form, --steps {steps} changes nothing")
     config = with_overrides(chosen.config, settings)
+    if isinstance(config, TrainerConfig) and config.keep == "best" and config.held_out == 0:
+        raise InputError("--set keep=best held_out=0: nobody is held out to say which step was best; hold some out, or keep=last")
+    if checkpoints is not None and not isinstance(config, TrainerConfig):
+        warnings.append(f"checkpoints_ignored: {algorithm} takes no optimiser steps; it begins anew, in less time")
     stages = Progress(progress)
     with fixed_threads():
         problem = prepare(data, baseline, half_width=half_width, needs_exploration=config.needs_exploration)
+        if None not in (box_of, problem.baseline.sha) and box_of != problem.baseline.sha:
+            warnings.append(
+                f"box_of_another_policy: exploration.json is of policy {str(box_of)[:12]}, the baseline is policy "
+                f"{str(problem.baseline.sha)[:12]}; its widths are taken as given"
+            )
         if config.needs_exploration:
             warnings += constant_reward(problem.data)
         chosen.require(problem, config)
@@ -198,6 +220,17 @@ def train_on(
     if out is not None:
         write_atomic(Path(out) / "train.json", msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     return TrainResult(distilled.policy, sha, report)
+
+
+def _fresh_place(out: Path, read: Mapping[str, Path | str | None]) -> None:
+    """Raises InputError where the bundle would replace what is read, or what is no bundle: before time is spent."""
+    replaceable(out, "policy.json")
+    for name, path in read.items():
+        if path is None or not Path(path).exists():
+            continue
+        place, other = out.resolve(), Path(path).resolve()
+        if place == other or place in other.parents:
+            raise InputError(f"--out {out} would replace {name} {path}; give another folder")
 
 
 def _checkpoints(folder: Path, problem: Problem, algorithm: str, config: Config, seed: int) -> Checkpoints:

@@ -41,6 +41,7 @@ def require_candidates(problem: Problem, *, by_head: bool) -> None:
         raise InputError(
             f"form = 'slate': {logged} of {explored} explored rows logged their candidates; log them, or use 'advantage'"
         )
+    problem.data.require_whole_candidates()
     if by_head and problem.data.n_heads != spec.n_heads:
         raise InputError(
             f"form = 'slate': `reward` has width {problem.data.n_heads}, the spec {spec.n_heads} reward heads; "

@@ -53,6 +53,18 @@ class SlateReplayConfig(LinearAdvantageConfig):
     curvature: bool = True
 
 
+def require_pairs(draws: int) -> None:
+    """Raises InputError where draws do not come in two pairs or more."""
+    if draws < 4 or draws % 2:
+        raise InputError(f"--set draws={draws}: keep it even and at least 4; draws come in pairs, each judged by the others")
+
+
+def require(problem: Problem, config: SlateReplayConfig) -> None:
+    """Raises InputError for a number of draws that makes no pairs. Without candidates the linear advantage takes over."""
+    require_pairs(config.draws)
+    problem.data.require_whole_candidates()
+
+
 def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: int, progress: Progress) -> Learned:
     """One step of policy improvement. The seed draws the fresh actions."""
     rows, explored = replayed_rows(problem), int(problem.signal.sum())
@@ -153,10 +165,6 @@ class Replay:
     ) -> None:
         spec = problem.data.spec
         assert spec is not None
-        if config.draws < 4 or config.draws % 2:
-            raise InputError(
-                f"--set draws={config.draws}: keep it even and at least 4; draws come in pairs, each judged by the others"
-            )
         self.problem, self.spec, self.config = problem, spec, config
         self.rng = np.random.default_rng(seed)
         n_slate, p, width = 3 * spec.n_objectives, problem.phi.shape[1], problem.data.action_width

@@ -1,7 +1,7 @@
 """TD3+BC (Fujimoto and Gu, 2021): TD3 whose actor is held to the logged actions.
 
-Actor loss `-alpha mean Q_1(s, mu(s)) / mean |Q_1| + mean (mu(s) - a)^2`, actions in half-widths of the box. The square is a mean over
-dimensions, as in the authors' code: alpha is worth the same in one dimension and in ten. The rest is `td3`.
+Actor loss `-alpha mean Q_1(s, mu(s)) / mean |Q_1| + mean (mu(s) - a)^2`, actions in half-widths of the box. The square is a mean
+over dimensions, as in the authors' code: alpha is worth the same in one dimension and in ten. The rest is `td3`.
 """
 
 from __future__ import annotations

@@ -65,7 +65,10 @@ def validate_transitions(
     except NotFoundError:
         pass
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".validate.") as spill, folder_atomic(folder) as scratch:
+    with (
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".validate.") as spill,
+        folder_atomic(folder, "verdict.json") as scratch,
+    ):
         settings: dict[str, Any] = {"threads": threads, "memory_limit": MEMORY_LIMIT, "temp_directory": spill}
         with duckdb.connect(config=settings) as con:
             con.execute("SET TimeZone = 'UTC'")

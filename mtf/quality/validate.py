@@ -71,7 +71,11 @@ def validate_day(
     out_dir.mkdir(parents=True, exist_ok=True)
     folder = out_dir / f"dt={dt}" / f"r{manifest.revision}"
     bar = tqdm(total=len(STAGES), desc=f"validate {dt}", disable=not progress, leave=False)
-    with bar, tempfile.TemporaryDirectory(dir=out_dir, prefix=".validate.") as spill, folder_atomic(folder) as scratch:
+    with (
+        bar,
+        tempfile.TemporaryDirectory(dir=out_dir, prefix=".validate.") as spill,
+        folder_atomic(folder, "verdict.json") as scratch,
+    ):
         report = inspect_files(logs_dir, dt, manifest, spec)
         bar.update()
         day, drift = None, Drift()

@@ -147,7 +147,7 @@ class _Maker:
 
         with (
             tempfile.TemporaryDirectory(dir=self.out_dir, prefix=".spill.") as spill,
-            folder_atomic(self.out_dir / f"dt={dt}") as scratch,
+            folder_atomic(self.out_dir / f"dt={dt}", "build.json") as scratch,
             tqdm(total=STAGES, desc=f"transitions {dt}", disable=not self.progress, leave=False) as bar,
         ):
             files = {kind: self._files(dt, kind, Path(spill)) for kind in self.schemas}

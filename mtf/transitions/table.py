@@ -161,8 +161,8 @@ class TransitionSet:
     def candidates(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(scores float32 [m, C, K], n_candidates int64 [m]) of the row numbers `rows`, zero-padded to the widest.
 
-        Raises InputError where a row logged none, where a score is negative or not finite, or where there is no spec to say
-        what K is.
+        Raises InputError where a row logged none or a part of one, where a score is negative or not finite, or where there is no
+        spec to say what K is.
         """
         if self.cand_scores is None or self.spec is None:
             raise InputError("cand_scores: these transitions carry no candidates; log them on explored requests")
@@ -171,6 +171,7 @@ class TransitionSet:
         if taken.null_count:
             raise InputError(f"cand_scores: {taken.null_count} of {len(rows)} rows have none; select rows that logged them")
         offsets = np.frombuffer(taken.buffers()[1], np.int32, len(taken) + 1, taken.offset * 4)
+        _require_whole(np.diff(offsets), k, rows)
         flat = np.frombuffer(taken.buffers()[2], np.float16)[offsets[0] // 2 : offsets[-1] // 2].astype(np.float32)
         # written so that a score that is no number fails it
         if flat.size and not (flat.min() >= 0 and flat.max() < np.inf):
@@ -187,6 +188,12 @@ class TransitionSet:
         padded[real] = flat.reshape(-1, k)
         return padded, count.astype(np.int64)
 
+    def require_whole_candidates(self) -> None:
+        """Raises InputError where a row's bytes are no whole number of candidates."""
+        if self.cand_scores is not None and self.spec is not None:
+            length = pc.fill_null(pc.binary_length(self.cand_scores), 0).to_numpy(zero_copy_only=False)
+            _require_whole(length, self.spec.n_objectives, np.arange(len(self)))
+
     @property
     def has_candidates(self) -> np.ndarray:
         """bool [n]: rows that logged all candidates' scores."""
@@ -195,6 +202,15 @@ class TransitionSet:
         # a request without any candidate says as little as one that logged none
         length = pc.fill_null(pc.binary_length(self.cand_scores), 0)
         return np.asarray(length.to_numpy(zero_copy_only=False) > 0, bool)
+
+
+def _require_whole(length: np.ndarray, k: int, rows: np.ndarray) -> None:
+    """`length`: bytes of the candidates of `rows`, float16 scores of k objectives."""
+    if (odd := np.flatnonzero(length % (2 * k))).size:
+        raise InputError(
+            f"cand_scores: row {rows[odd[0]]} has {length[odd[0]]} bytes, no multiple of a candidate's {2 * k} "
+            f"({k} scores of 2 bytes); mend the log, or give the spec that wrote it"
+        )
 
 
 def load_transitions(

@@ -185,7 +185,7 @@ class WorldParams:
             sources=self.sources,
             targets=self.targets,
         )
-        with folder_atomic(Path(folder)) as scratch:
+        with folder_atomic(Path(folder), "world.json") as scratch:
             self.spec.write(scratch / "spec.json")
             (scratch / "world.json").write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
             arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}

@@ -128,6 +128,94 @@ def test_a_number_that_is_not_finite(tmp_path, name, mapped_from):
         assert [f.name for f in tmp_path.iterdir()] == ["x.parquet"]
 
 
+@pytest.mark.usefixtures("no_training")
+def test_an_output_that_would_delete_what_it_should_not(tmp_path):
+    """Folders of something else, files, and what is read."""
+    rows = write_transitions(tmp_path / "rows", make_sessions(50, seed=0, slope=SLOPE))
+    notes = tmp_path / "mine" / "sub" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("keep me")
+    parent = tmp_path / "p0"
+    constant_policy(np.zeros(2), 3, spec=None, lineage=Lineage(algorithm="t")).write(parent)
+    (tmp_path / "old" / "kept").mkdir(parents=True)
+    (tmp_path / "old" / "policy.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    settings = {"algorithm": "corner", "progress": False, "baseline": str(parent), "checkpoints": tmp_path / "old" / "kept"}
+    for out, says in (
+        (rows, "rows is there, holds no policy.json and would be deleted; give a new or empty folder"),
+        (tmp_path / "mine", "mine is there, holds no policy.json"),
+        (notes, "notes.txt is there, holds no policy.json"),
+        (parent, "--out .*p0 would replace baseline .*p0; give another folder"),
+        (tmp_path / "old", "--out .*old would replace checkpoints .*old/kept"),
+    ):
+        with pytest.raises(InputError, match=says):
+            train(rows, out, **settings)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert notes.read_text() == "keep me"
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seed": 2**31}, "--seed 2147483648: keep it from 0 to 2147483646"),
+        ({"seed": -1}, "--seed -1: keep it from 0"),
+        ({"algorithm": "td3", "overrides": {"keep": "best", "held_out": "0"}}, "keep=best held_out=0: nobody is held out"),
+        ({"algorithm": "td3", "overrides": {"steps": "7"}, "steps": 5}, "--steps 5, but --set steps=7; give one of the two"),
+        ({"algorithm": "td3", "overrides": {"batch": "100000000000000"}}, "--set batch=1e[+]14: keep it from 1 to"),
+        ({"algorithm": "slate_replay", "overrides": {"draws": "3"}}, "--set draws=3: keep it even and at least 4"),
+    ],
+)
+def test_settings_that_make_no_sense(changes, says):
+    refused(make_sessions(50, seed=0, slope=SLOPE), says, **changes)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("algorithm", ["slate_replay", "plug_in", "es"])
+def test_candidates_of_a_width_that_cannot_be(algorithm):
+    data = make_sessions(200, seed=0, slope=np.zeros(4), end=1.0, longest=1)
+    whole = np.random.default_rng(0).random((len(data), 8)).astype("<f2")
+    cut = pa.chunked_array([pa.array([row.tobytes()[: 7 if i == 5 else 16] for i, row in enumerate(whole)], pa.binary())])
+    says = "cand_scores: row 5 has 7 bytes, no multiple of a candidate's 4"
+    refused(replace(data, spec=small_spec(), cand_scores=cut), says, algorithm)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_segment_that_is_no_column_or_logged_nothing():
+    spec, data = small_spec(), make_sessions(200, seed=0, slope=np.zeros(4), end=1.0, longest=1)
+    low = data.state[:, 0] <= np.median(data.state[:, 0])
+    logged = pa.chunked_array([pa.array([b"" if some else bytes(16) for some in low], pa.binary())])
+    data, name = replace(data, spec=spec, cand_scores=logged), spec.features[0].name
+    refused(data, "segment=nosuch: no such column of the state; there are", "es", overrides={"segment": "nosuch"})
+    says = f"es: no request with candidates where {name} <= .*use fewer segments"
+    refused(data, says, "es", overrides={"segment": name, "segments": "2"})
+
+
+def test_checkpoints_of_a_closed_form_are_said_to_be_ignored(tmp_path):
+    data = make_sessions(100, seed=0, slope=SLOPE)
+    found = train_on(data, None, algorithm="corner", baseline="logged", progress=False, checkpoints=tmp_path / "c")
+    assert any(w.startswith("checkpoints_ignored: corner takes no optimiser steps") for w in found.report["warnings"])
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_box_that_was_not_explored_is_warned_of(tmp_path):
+    """Wider than the rows', or of another policy."""
+    policy = constant_policy(np.zeros(2), 3, spec=None, lineage=Lineage(algorithm="t"))
+    policy.write(tmp_path / "p")
+    data = make_sessions(100, seed=0, slope=SLOPE, half_width=0.05)
+    data = replace(data, policy_sha=np.full(len(data), policy.sha, object))
+
+    def said(**changes):
+        found = train_on(data, None, algorithm="corner", baseline=tmp_path / "p", progress=False, **changes)
+        return [w for w in found.report["warnings"] if w.startswith(("wider_than_explored", "box_of_another_policy"))]
+
+    assert said() == said(half_width=np.full(2, 0.05, np.float32), box_of=policy.sha) == []
+    (wide,) = said(half_width=np.array([0.3, 0.05], np.float32))
+    assert "dimension(s) 0 (0.3, explored 0.05);" in wide
+    (other,) = said(half_width=np.full(2, 0.05, np.float32), box_of="f" * 64)
+    assert f"is of policy ffffffffffff, the baseline is policy {policy.sha[:12]};" in other
+
+
 def test_explored_rows_of_held_out_users_alone():
     from mtf.learning.problem import prepare, users_held_out
 
