@@ -14,6 +14,16 @@ FOLDER = click.Path(path_type=Path)
 SEED = click.IntRange(0, 2**31 - 2)
 
 
+def _explain(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    """Print what an algorithm does and what it can be set to."""
+    if name is not None:
+        from mtf.learning.config import explained
+        from mtf.learning.registry import ALGORITHMS, algorithm
+
+        click.echo(f"{name}: {ALGORITHMS[name][1]}\n\n{explained(algorithm(name).config)}")
+        context.exit()
+
+
 @click.command()
 @click.option("--transitions", required=True, type=FOLDER, help="Folder of transitions, or one Parquet file.")
 @click.option("--algorithm", required=True, type=click.Choice(NAMES), help="Who learns.")
@@ -28,6 +38,14 @@ SEED = click.IntRange(0, 2**31 - 2)
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps, for algorithms that take steps.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Same data, settings, seed: same bundle.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the algorithm; may be repeated.")
+@click.option(
+    "--explain",
+    type=click.Choice(NAMES),
+    is_eager=True,
+    expose_value=False,
+    callback=_explain,
+    help="Print its settings.",
+)
 @click.option("--checkpoints", type=FOLDER, help="Write checkpoints here, and go on from the newest one.")
 @click.option("--dataset-md5", help="Kept in the bundle's lineage.")
 @click.option("--dataset-revision", help="Kept in the bundle's lineage.")
@@ -49,8 +67,9 @@ def train(
 
     Reads only the training users. slate_replay learns most from little data, where all candidates of explored requests
     were logged; linear_advantage needs only actions and rewards; integrated_rl and unified_rl are the paper's ensemble of
-    critics and boxed actor; the others are comparators (docs/method.md). Everything measured on the way is in OUT/train.json,
-    its warnings are printed. With --checkpoints a run that was killed goes on where its last checkpoint was.
+    critics and boxed actor; the others are comparators (docs/method.md). --explain NAME prints what can be --set. Everything
+    measured on the way is in OUT/train.json, its warnings are printed. With --checkpoints a run that was killed goes on where
+    its last checkpoint was.
 
     \b
     Example:

@@ -60,11 +60,13 @@ def refresh(
     Raises InputError where the policy does not fit the rows, where too few of them explored around the baseline within their
     own boxes, where `previous` varies what they do not, or where floor, cap, quantile and budget make no sense.
     """
-    if not (0 < floor <= cap <= 1 and 0 < quantile <= 1 and 0 < budget <= 1):
+    if not (0 < floor <= cap <= 1 and 0 < quantile <= 1 and 0 < budget < np.inf):
         raise InputError(
             f"exploration: floor {floor}, cap {cap}, quantile {quantile}, budget {budget}; keep 0 < floor <= cap <= 1, "
-            "0 < quantile <= 1 and 0 < budget <= 1"
+            "0 < quantile <= 1 and a budget above 0 that is finite"
         )
+    if out is not None and Path(out).is_dir():
+        raise InputError(f"--out {out} is a folder; name the file, e.g. {Path(out) / 'exploration.json'}")
     data = transitions if isinstance(transitions, TransitionSet) else load_transitions(transitions, users="train")
     half = np.array(previous.half_width, np.float32) if previous is not None else None
     with fixed_threads():

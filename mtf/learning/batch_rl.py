@@ -30,9 +30,11 @@ LATENT_CLIP = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRLConfig(ActorCriticConfig):
-    """perturbation: the largest move of a proposal, normalised action (paper: .15). proposals: a state, n (10).
-    pessimism: c, weight of the smaller critic (.75). vae_lr, perturbation_lr, critic_lr: paper 1e-3, 1e-4, 2e-4.
-    tau, delay: targets move by tau every `delay` steps (paper: .05, 10). latent: width of the VAE's code.
+    """perturbation: the largest move of a proposal, normalised action (.02 to .2; paper: .15). proposals: a state, n (5 to
+    100; paper: 10). pessimism: c, weight of the smaller critic (.5 to 1; .75).
+    vae_lr, perturbation_lr, critic_lr: of the three optimisers (1e-4 to 1e-3; paper: 1e-3, 1e-4, 2e-4).
+    tau, delay: targets move by tau every `delay` steps (.005 to .1, 1 to 20; paper: .05, 10). latent: width of the VAE's code
+    (4 to 32).
     """
 
     perturbation: float = 0.15

@@ -22,7 +22,7 @@ from mtf.transitions.arrays import chunks
 
 @dataclass(frozen=True, kw_only=True)
 class BCConfig(Config):
-    """penalty: ridge penalty a row."""
+    """penalty: ridge penalty a row (1e-4 to .1)."""
 
     needs_exploration: ClassVar[bool] = False
 

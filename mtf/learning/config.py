@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ class Config:
     """What every algorithm has.
 
     max_rms_step: longest step from the deployed policy, the root mean square of the position in the box over states and
-        dimensions. The gate's estimator takes the deployed policy's states for the new one's: sound up to about .5.
-    margin: share of the box's width kept free at its ends, so that the one network that is served stays inside.
-    hidden: widths of the served network's hidden layers, beside its linear part.
-    distil_steps: optimiser steps of the distillation.
+        dimensions. The gate's estimator takes the deployed policy's states for the new one's: sound up to about .5 (.2 to .5).
+    margin: share of the box's width kept free at its ends, so that the one network that is served stays inside (.01 to .05).
+    hidden: widths of the served network's hidden layers, beside its linear part (16 to 64 each).
+    distil_steps: optimiser steps of the distillation (300 to 2000).
     needs_exploration: whether rows that did not explore can teach it nothing; of the algorithm, not a setting.
     """
 
@@ -49,11 +50,19 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "tau": (0, 1),
     "expectile": (SMALL, 1 - SMALL),
     "held_out": (0, 0.9),
-    "batch": (1, 2**20),
+    "batch": (1, 1_000_000),
     "population": (2, math.inf),
     "segments": (2, math.inf),
 }
 """Least and most of settings that break, or mean nothing, beyond."""
+
+
+def explained(kind: type[Config]) -> str:
+    """All settings with their defaults, then what they mean: the texts of the classes that they come from, its own first."""
+    texts = {name: ",".join(map(str, v)) if isinstance(v, list | tuple) else v for name, v in kind().to_dict().items()}
+    defaults = [f"  {name} = {text}" for name, text in texts.items()]
+    made = [c for c in kind.__mro__ if issubclass(c, Config) and c.__annotations__ and c.__doc__ and "(*" not in c.__doc__]
+    return "\n\n".join(["\n".join(defaults), *(inspect.cleandoc(str(c.__doc__)) for c in made)])
 
 
 def from_dict(kind: type[C], data: Mapping[str, Any], *, strict: bool = True) -> C:

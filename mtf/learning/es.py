@@ -26,11 +26,11 @@ from mtf.learning.value import Value
 
 @dataclass(frozen=True, kw_only=True)
 class EvolutionConfig(Config):
-    """steps: generations of CMA-ES. population: settings a generation. requests: logged requests that each is tried on.
-    sigma: first spread, normalised. within_box: search the box around the deployed policy's mean action (False: the whole
-        action space).
-    segment: name of a state column, cut at its quantiles into `segments` parts, each with a setting of its own; empty: one
-        setting for all.
+    """steps: generations of CMA-ES (20 to 200). population: settings a generation (8 to 40). requests: logged requests that each
+    is tried on (1000 to 50,000). sigma: first spread, normalised (.05 to .3).
+    within_box: search the box around the deployed policy's mean action (False: the whole action space).
+    segment: name of a state column, cut at its quantiles into parts, each with a setting of its own; empty: one setting for all.
+    segments: how many parts (2 to 10).
     What is found is then shortened to the box and to `max_rms_step` as any learner's step is (`step` in the report says what
     is served): more than that no gate could judge.
     """

@@ -41,12 +41,14 @@ LAST_RATE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class IntegratedRLConfig(TrainerConfig):
-    """critics: how many a group, m (paper: 24). critic_hidden, actor_hidden: widths of their layers (32 to 256).
+    """critics: how many a group, m (4 to 48; paper: 24). critic_hidden, actor_hidden: widths of their layers (32 to 256).
     groups: one group of critics for the sum of the rewards (v4), or one for each reward head (v6).
-    value_lr, head_lr, head_decay: AdamW of V; of the action heads, with their weight decay. actor_lr: Adam of the actor.
-    tau, delay: targets move by tau every `delay` steps, and so does the actor (paper: .08, 15).
-    lam: weight of the critics' disagreement (paper: .2). eta: weight of leaving the box. beta: softness of its bounds (.3).
-    alpha: weight of d in the subtractive target (paper: 1.2). target: `phi` multiplies the next value (v6), `subtract` is
+    value_lr, head_lr: rates of AdamW for V and for the action heads (1e-4 to 3e-3); both fall linearly to a twentieth.
+    head_decay: the heads' weight decay (0 to .1). actor_lr: rate of Adam for the actor (1e-3 to 3e-2).
+    tau, delay: targets move by tau every `delay` steps, and so does the actor (.005 to .1, 1 to 20; paper: .08, 15).
+    lam: weight of the critics' disagreement (0 to 1; paper: .2). eta: weight of leaving the box (.3 to 3; paper: not stated).
+    beta: softness of its bounds (.1 to 1; paper: .3).
+    alpha: weight of d in the subtractive target (0 to 2; paper: 1.2). target: `phi` multiplies the next value (v6), `subtract` is
         v4's `y = r + gamma (Q' - alpha d)`, right also where values are negative.
     continuous: d without its jump at the bound.
     bootstrap: each critic sees each user with a Poisson(1) weight, so that their spread is sampling error.

@@ -26,7 +26,7 @@ from mtf.learning.value import Value
 @dataclass(frozen=True, kw_only=True)
 class IQLConfig(ActorCriticConfig):
     """expectile: tau (.7 to .9). temperature: beta, in units of the returns' standard deviation (1 to 10).
-    max_weight: the largest weight of a row."""
+    max_weight: the largest weight of a row (10 to 1000)."""
 
     expectile: float = 0.7
     temperature: float = 3.0

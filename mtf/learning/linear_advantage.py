@@ -23,9 +23,10 @@ from mtf.learning.value import CHUNK, Value
 
 @dataclass(frozen=True, kw_only=True)
 class LinearAdvantageConfig(Config):
-    """threshold: posterior standard deviations of a slope that earn no step yet. kappa: how many more earn the full half-width.
+    """threshold: posterior standard deviations of a slope that earn no step yet (0 to 2). kappa: how many more earn the full
+    half-width (.5 to 3).
     confirm: standard deviations by which users that the advantage was not learned from must confirm it before any of the step
-    is taken; 1 more earns all. More of each is more careful (0 to 2, .5 to 3, 0 to 3)."""
+    is taken; 1 more earns all (0 to 3). More of each is more careful."""
 
     threshold: float = 1.0
     kappa: float = 1.0

@@ -22,7 +22,7 @@ from mtf.learning.value import Value
 
 @dataclass(frozen=True, kw_only=True)
 class PlugInConfig(Config):
-    """draws: fresh actions a request, in pairs mirrored at the box's middle, 4 at least."""
+    """draws: fresh actions a request, in pairs mirrored at the box's middle (4 to 12)."""
 
     draws: int = 4
 

@@ -39,10 +39,10 @@ ROWS_A_COLUMN = 50
 
 @dataclass(frozen=True, kw_only=True)
 class SlateReplayConfig(LinearAdvantageConfig):
-    """draws: fresh actions a request, in pairs mirrored at the box's middle, 4 at least; more is slower and smoother.
+    """draws: fresh actions a request, in pairs mirrored at the box's middle, more is slower and smoother (4 to 12).
 
-    max_z: largest |z| of a direct slope that the assumption survives. Chance alone passes 3 in one run of 40 of 10 dimensions,
-        and 4 in one of 1,600; and it does so where slopes happen to look steep, which the fall-back would follow.
+    max_z: largest |z| of a direct slope that the assumption survives (3 to 5). Chance alone passes 3 in one run of 40 of 10
+        dimensions, and 4 in one of 1,600; and it does so where slopes happen to look steep, which the fall-back would follow.
     plug_in: shrink towards the plug-in reward (False: towards no effect).
     curvature: let the replayed curvature shorten the step.
     """

@@ -25,7 +25,8 @@ from mtf.learning.value import Value
 
 @dataclass(frozen=True, kw_only=True)
 class TD3Config(ActorCriticConfig):
-    """delay: critic updates a policy update. noise, noise_clip: of the target's action, in half-widths."""
+    """delay: critic updates a policy update (1 to 4). noise, noise_clip: spread and bound of the noise on the target's action,
+    in half-widths (.1 to .5, .2 to 1)."""
 
     delay: int = 2
     noise: float = 0.2

@@ -24,7 +24,7 @@ from mtf.learning.value import Value
 
 @dataclass(frozen=True, kw_only=True)
 class TD3BCConfig(TD3Config):
-    """alpha: weight of Q against cloning (paper: 2.5)."""
+    """alpha: weight of Q against cloning (1 to 10; paper: 2.5)."""
 
     alpha: float = 2.5
 

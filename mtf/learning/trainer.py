@@ -32,10 +32,10 @@ HELD_OUT_ROWS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig(Config):
-    """steps, batch: updates (usual: thousands) and rows in each (256 to 4096; all processes together).
+    """steps: updates (1000 to 300,000). batch: rows in each (256 to 4096; all processes together).
     held_out: share of the training users that no step sees (.05 to .2).
     keep: the parameters after the last step, or those with the least loss on the held-out users on the way.
-    checkpoint_every: steps between checkpoints, where a folder for them is given.
+    checkpoint_every: steps between checkpoints, where a folder for them is given (500 to 10,000).
     """
 
     steps: int = 4000

@@ -283,11 +283,25 @@ def test_training_users_alone_are_read_and_the_document_is_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"floor": 0.0}, {"floor": 0.5, "cap": 0.4}, {"cap": 1.5}, {"quantile": 0.0}, {"quantile": 1.1}, {"budget": 0.0}]
+    "changes",
+    [
+        {"floor": 0.0},
+        {"floor": 0.5, "cap": 0.4},
+        {"cap": 1.5},
+        {"quantile": 0.0},
+        {"quantile": 1.1},
+        {"budget": 0.0},
+        {"budget": float("inf")},
+    ],
 )
 def test_limits_that_make_no_sense_are_refused(data, changes):
     with pytest.raises(InputError, match="keep 0 < floor <= cap <= 1"):
         box_of(data, at(0.0, 0.0, 0.0), **changes)
+
+
+def test_a_folder_is_no_place_for_the_file(data, tmp_path):
+    with pytest.raises(InputError, match="--out .* is a folder; name the file, e.g. .*/exploration.json"):
+        box_of(data, at(0.0, 0.0, 0.0), out=tmp_path)
 
 
 def test_a_policy_that_does_not_fit_is_refused(data):

@@ -1,9 +1,10 @@
 import dataclasses
+import re
 
 import pytest
 
 from mtf.errors import InputError
-from mtf.learning.config import from_dict, with_overrides
+from mtf.learning.config import explained, from_dict, with_overrides
 from mtf.learning.integrated_rl import IntegratedRLConfig
 from mtf.learning.registry import ALGORITHMS, algorithm
 
@@ -15,6 +16,20 @@ def test_every_algorithm_has_settings_that_come_back_from_json(name):
     # a report names every setting, also those that nobody gave
     assert with_overrides(kind, {}).to_dict() == kind().to_dict()
     assert set(kind().to_dict()) == {f.name for f in dataclasses.fields(kind)}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_number_is_explained_with_its_usual_range(name):
+    """`a, b: text (1 to 10, .1 to .5)`: the text that follows a setting's name holds a range."""
+    kind = algorithm(name).config
+    fields = {f.name: f.default for f in dataclasses.fields(kind)}
+    text = " ".join(explained(kind).split("\n\n", 1)[1].split())
+    parts = re.split(rf"((?:\b(?:{'|'.join(fields)})\b,? ?)+): ", text)
+    said = {one: after for names, after in zip(parts[1::2], parts[2::2], strict=True) for one in re.findall(r"\w+", names)}
+    assert set(said) == set(fields) | ({"needs_exploration"} & set(said))
+    for field, default in fields.items():
+        if not isinstance(default, bool | str):
+            assert re.search(r"\d\S* to \S*\d", said[field]), f"{field}: no range in {said[field]!r}"
 
 
 def test_text_is_read_as_the_settings_type():
@@ -35,7 +50,7 @@ def test_text_is_read_as_the_settings_type():
         ("tau", "40", "--set tau=40: keep it from 0 to 1"),
         ("margin", "0.6", "--set margin=0.6: keep it from 0 to 0.06"),
         ("max_rms_step", "0", "--set max_rms_step=0: keep it at least 0.001"),
-        ("batch", "-5", "--set batch=-5: keep it at least 1"),
+        ("batch", "-5", "--set batch=-5: keep it from 1 to"),
         ("critic_hidden", "32,0", "--set critic_hidden=0: keep it at least 1"),
         ("lam", "-0.1", "--set lam=-0.1: keep it at least 0"),
         ("beta", "nan", "--set beta=nan: keep it at least 0.001"),
