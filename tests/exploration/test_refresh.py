@@ -300,7 +300,7 @@ def test_limits_that_make_no_sense_are_refused(data, changes):
 
 
 def test_a_folder_is_no_place_for_the_file(data, tmp_path):
-    with pytest.raises(InputError, match="--out .* is a folder; name the file, e.g. .*/exploration.json"):
+    with pytest.raises(InputError, match=r"--out .* is a folder; name the file, e\.g\. .*/exploration\.json"):
         box_of(data, at(0.0, 0.0, 0.0), out=tmp_path)
 
 
