@@ -217,6 +217,7 @@ def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[st
                 "step": {k: found.report["step"][k] for k in ("rms_y", "edge_share", "mean_abs_move", "shrunk")},
                 "tests": {k: found.report["tests"][k] for k in ("mean_abs_z", "signal_p", "p")},
                 "learned": {k: found.report["algorithm"].get(k) for k in LEARNED},
+                "held_out": [point["held_out"] for point in found.report["algorithm"].get("curve", []) if "held_out" in point],
                 "rows": found.report["rows"]["used"],
                 "sessions": found.report["rows"]["sessions"],
                 "warnings": [w.split(":")[0] for w in found.report["warnings"]],
