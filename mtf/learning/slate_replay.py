@@ -165,6 +165,7 @@ class Replay:
     ) -> None:
         spec = problem.data.spec
         assert spec is not None
+        require_pairs(config.draws)
         self.problem, self.spec, self.config = problem, spec, config
         self.rng = np.random.default_rng(seed)
         n_slate, p, width = 3 * spec.n_objectives, problem.phi.shape[1], problem.data.action_width
