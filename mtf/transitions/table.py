@@ -191,8 +191,7 @@ class TransitionSet:
     def require_whole_candidates(self) -> None:
         """Raises InputError where a row's bytes are no whole number of candidates."""
         if self.cand_scores is not None and self.spec is not None:
-            length = pc.fill_null(pc.binary_length(self.cand_scores), 0).to_numpy(zero_copy_only=False)
-            _require_whole(length, self.spec.n_objectives, np.arange(len(self)))
+            _require_whole(_bytes(self.cand_scores), self.spec.n_objectives, np.arange(len(self)))
 
     @property
     def has_candidates(self) -> np.ndarray:
@@ -200,8 +199,13 @@ class TransitionSet:
         if self.cand_scores is None:
             return np.zeros(len(self), bool)
         # a request without any candidate says as little as one that logged none
-        length = pc.fill_null(pc.binary_length(self.cand_scores), 0)
-        return np.asarray(length.to_numpy(zero_copy_only=False) > 0, bool)
+        return _bytes(self.cand_scores) > 0
+
+
+def _bytes(column: pa.ChunkedArray) -> np.ndarray:
+    """Length of each row's bytes [n], 0 where there are none."""
+    length: np.ndarray = pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
+    return length
 
 
 def _require_whole(length: np.ndarray, k: int, rows: np.ndarray) -> None:
