@@ -14,6 +14,7 @@ log holds. A cell is a file: what is there is not run again, so that the study c
     python -m benchmarks.study primary --out var/study                # the five comparisons that were committed to
     python -m benchmarks.study compare --out var/study --world personalised \\
         --pairs slate_replay@D3/integrated_rl@D3,naive@D3/start
+    python -m benchmarks.study page --out docs/results/study --page docs/results/study.md    # all of it, with a figure
     python -m benchmarks.study quick --out var/study_quick            # an excerpt: half an hour on two cores
 """
 
@@ -37,6 +38,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.study_page import write
 from benchmarks.study_report import paired, primary, read, render
 from mtf.evaluation.gauc import Gauc, weighted_gauc
 from mtf.fileio import write_atomic
@@ -78,6 +80,9 @@ def main() -> None:
     table.add_argument("--out", type=Path, required=True)
     five = commands.add_parser("primary", help="the committed comparisons, Holm over the five")
     five.add_argument("--out", type=Path, required=True)
+    whole = commands.add_parser("page", help="write a page with all tables and comparisons, and its figure")
+    whole.add_argument("--out", type=Path, required=True)
+    whole.add_argument("--page", type=Path, required=True, help="Markdown; the figure goes beside it")
     compare = commands.add_parser("compare", help="any other paired differences over seeds, Holm over the pairs given")
     compare.add_argument("--out", type=Path, required=True)
     compare.add_argument("--world", required=True, help="with commas: the mean over the worlds")
@@ -94,6 +99,9 @@ def main() -> None:
     if options.command == "compare":
         pairs = [(one, other) for one, other in (pair.split("/") for pair in options.pairs.split(","))]
         print(paired(read(options.out), options.world.split(","), pairs, options.users, options.days, options.box))
+        return
+    if options.command == "page":
+        write(read(options.out), json.loads(WORLDS.read_text()), options.page)
         return
     if options.command == "primary":
         print(primary(read(options.out)))

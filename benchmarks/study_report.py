@@ -79,9 +79,7 @@ def paired(
     above it. The p-value is two-sided, of the mean over the root of both variances, the seeds' and the judges', and
     corrected for the pairs given (Holm). Stops where a world has fewer than two seeds of a pair, naming all that lack.
     """
-    size = [c for c in cells if (c["users"], c["days"], c["box"]) == (users, days, box)]
-    last = {(c["world"], _short(c), c["seed"]): c for c in size}
-    used = {(world, pair): _in_common(last, world, *pair) for pair in pairs for world in worlds}
+    used = {(world, pair): in_common(cells, world, pair, users, days, box) for pair in pairs for world in worlds}
     few = [f"{one} / {other} in {world}: {len(both)}" for (world, (one, other)), both in used.items() if len(both) < 2]
     if few:
         wanted = f"{users:,} users a day, {days} days, box {box:g}"
@@ -100,6 +98,15 @@ def paired(
         lines.append(f"{name} {_said(average(parts))}   p {p:.4f}")
     lines += _mixed({" / ".join(p): [c for world in worlds for both in used[world, p] for c in both if c] for p in pairs})
     return "\n".join(lines)
+
+
+def in_common(
+    cells: list[Cell], world: str, pair: tuple[str, str], users: int, days: int, box: float
+) -> list[tuple[Cell, Cell | None]]:
+    """Both policies' cells of each seed that both have, in order of the seeds; None for `start`, which needs none."""
+    size = [c for c in cells if (c["world"], c["users"], c["days"], c["box"]) == (world, users, days, box)]
+    ones, others = ({c["seed"]: c for c in size if _short(c) == name} for name in pair)
+    return [(ones[seed], others.get(seed)) for seed in sorted(ones) if pair[1] == "start" or seed in others]
 
 
 def primary(cells: list[Cell]) -> str:
@@ -147,14 +154,6 @@ def holm(p: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p))
     corrected[order] = np.maximum.accumulate([min(1.0, p[i] * (len(p) - rank)) for rank, i in enumerate(order)])
     return corrected.tolist()
-
-
-def _in_common(last: dict[tuple[str, str, int], Cell], world: str, one: str, other: str) -> list[tuple[Cell, Cell | None]]:
-    """Both policies' cells of each seed that both have; None for the start, which needs none."""
-    seeds = sorted(seed for where, name, seed in last if (where, name) == (world, one))
-    if other == "start":
-        return [(last[world, one, seed], None) for seed in seeds]
-    return [(last[world, one, seed], last[world, other, seed]) for seed in seeds if (world, other, seed) in last]
 
 
 def _difference(both: list[tuple[Cell, Cell | None]]) -> Difference:

@@ -1,0 +1,241 @@
+"""The study's page: what its cells say, as a figure and tables that docs/study.md reads from.
+
+    python -m benchmarks.study page --out docs/results/study --page docs/results/study.md
+
+writes the page and, beside it, the figure. The same cells give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.study_report import PRIMARY, PRIMARY_WORLD, Cell, in_common, over_seeds, paired, primary, render
+from mtf.fileio import write_atomic
+
+WORLDS = ("personalised", "global_only", "default", "fitted", "null")
+USERS, DAYS, BOX = 20_000, 3, 0.3
+KINDS = {"D3": "three rounds (D3)", "D2": "one box (D2)", "D1": "Gaussian noise (D1)"}
+DRAWN = {  # learner: (its name in the figure, its colour)
+    "slate_replay": ("slate replay", "#2557a7"),
+    "integrated_rl": ("integrated_rl", "#d1603d"),
+    "linear_advantage": ("linear advantage", "#3a8f5c"),
+    "naive": ("naive", "#8a5aa8"),
+    "corner": ("corner rule", "#b8860b"),
+    "plug_in": ("plug-in's ranking", "#7f8c8d"),
+}
+INK, LINE = "#1f2937", "#d7dce3"
+
+COMMAND = "`python -m benchmarks.study page --out docs/results/study --page docs/results/study.md`"
+LEGEND = """\
+Two tables a world: true session reward over the start by round (mean over seeds; standard error), then the last round's policy:
+its worst seed, and the worst round of any seed; shares of the headroom and of the information ceiling of a learner without a
+model of the slate (if the best action depends on five features, and on all of them), MTF-GAUC, valid watches (UVC) and time
+watched (UDT) over the start's in %, trainings whose held-out loss was flat at the end (of those that take steps), rounds with a
+warning."""
+PAIRED = """\
+Paired by seed. The same users judge all policies: the spread over seeds does not hold what other users would have said, so both
+errors are printed, and p is of both together, after Holm within its family."""
+
+OTHERS = ("linear_advantage", "corner", "plug_in", "integrated_rl", "naive")
+COMPARATORS = ("unified_rl", "batch_rl", "td3", "td3_bc", "ddpg", "cql_sac", "iql", "bc", "es")
+SETTINGS = ("lam=0", "beta=1", "eta=0.3", "critics=24", "target=subtract", "target=subtract:alpha=0", "form=slate")
+
+
+def families() -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """What is asked beside the primary family: (question, world, pairs); Holm within each."""
+    found = []
+    for world in WORLDS[:-1]:
+        for kind in KINDS:
+            found.append(
+                (f"the default against others, {KINDS[kind]}", world, [(f"slate_replay@{kind}", f"{o}@{kind}") for o in OTHERS])
+            )
+        found.append(
+            ("the default against the usual learners, one box", world, [("slate_replay@D2", f"{o}@D2") for o in COMPARATORS])
+        )
+        found.append(
+            (
+                "rounds, boxes and noise",
+                world,
+                [
+                    (f"{learner}@{one}", f"{learner}@{other}")
+                    for learner in ("slate_replay", "integrated_rl", "naive")
+                    for one, other in (("D3", "D2"), ("D2", "D1"))
+                ],
+            )
+        )
+        found.append(
+            ("the ensemble against its naive form", world, [(f"integrated_rl@{kind}", f"naive@{kind}") for kind in KINDS])
+        )
+    found.append(
+        (
+            "the default against the usual learners, in rounds",
+            "personalised",
+            [("slate_replay@D3", f"{o}@D3") for o in COMPARATORS],
+        )
+    )
+    ensemble = [(f"integrated_rl:{setting}@D2", "integrated_rl@D2") for setting in SETTINGS]
+    wide = ("integrated_rl:critic_hidden=64+64:actor_hidden=64@D2", "integrated_rl@D2")
+    replay = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in ("curvature=False", "plug_in=False", "confirm=0")]
+    found.append(("what the ensemble's settings are worth", "personalised", [*ensemble, wide]))
+    found.append(("what slate replay's parts are worth", "personalised", [*replay, ("slate_replay:fresh@D3", "slate_replay@D3")]))
+    starts = [(f"{learner}@D3", "start") for learner in ("slate_replay", *OTHERS)]
+    found.append(("against the start", "personalised", starts))
+    found.append(("against the start", "null", starts))
+    return found
+
+
+def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) -> str:
+    """The page, in Markdown. worlds: docs/results/worlds.json; figure: the file that it shows."""
+    parts = [
+        "# The study's tables",
+        f"{COMMAND} wrote this page from the {len(cells)} cells in [study/](study/). "
+        "[docs/study.md](../study.md) says what they mean, and where and when they were run.",
+        f"![true session reward over the start, by round and world]({figure})",
+        overview(cells),
+        "## Everything, by world",
+        LEGEND,
+        _printed(render(cells, worlds).strip()),
+        "## Paired differences",
+        PAIRED,
+        "### The five that were committed to",
+        "Some of them were not run." if _lacking(cells, PRIMARY_WORLD, PRIMARY) else _printed(primary(cells)),
+    ]
+    for question, world, pairs in families():
+        lacking = _lacking(cells, world, pairs)
+        if there := [pair for pair in pairs if pair not in lacking]:
+            parts += [
+                f"### {world}: {question}",
+                _printed(paired(cells, [world], there, USERS, DAYS, BOX, "a family of its own")),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
+def overview(cells: list[Cell]) -> str:
+    """A table a kind of exploration: learner by world, the last round's lift in %, its error, how many seeds."""
+    usual = [c for c in cells if (c["users"], c["days"], c["box"], c["pooled"]) == (USERS, DAYS, BOX, True)]
+    parts = [
+        f"True session reward over the start, %, of the last policy from {DAYS} days of {USERS:,} users (half of whom train), "
+        "half-width .3: mean +- standard error (seeds and judging users together), in brackets the worst seed and how many seeds."
+    ]
+    for kind, title in KINDS.items():
+        of = [c for c in usual if c["exploration"] == kind and ":" not in c["learner"] and c["world"] in WORLDS]
+        if not of:
+            continue
+        learners = sorted({c["learner"] for c in of}, key=lambda name: -_over_worlds([c for c in of if c["learner"] == name]))
+        rows = [
+            f"| `{name}` | "
+            + " | ".join(_entry([c for c in of if (c["learner"], c["world"]) == (name, w)]) for w in WORLDS)
+            + " |"
+            for name in learners
+        ]
+        head = "| learner | " + " | ".join(f"`{w}`" for w in WORLDS) + " |"
+        parts += [f"### {title[0].upper()}{title[1:]}", "\n".join([head, "|---" * (len(WORLDS) + 1) + "|", *rows])]
+    return "\n\n".join(parts)
+
+
+def figure(cells: list[Cell], worlds: dict[str, dict[str, float]]) -> str:
+    """SVG: a panel a world with headroom; lines: rounds (D3), squares: one box (D2) with as many sessions."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "mtf"
+    mpl.rcParams["svg.fonttype"] = "none"
+    drawn = [w for w in WORLDS if worlds.get(w, {}).get("headroom", 0) > 0]
+    canvas = Figure(figsize=(3.1 * len(drawn) + 0.4, 3.9), layout="constrained")
+    axes = canvas.subplots(1, len(drawn), squeeze=False)[0]
+    for panel, world in zip(axes, drawn, strict=True):
+        _panel(panel, [c for c in cells if c["world"] == world], worlds[world]["headroom"])
+        panel.set_title(world, fontsize=11, color=INK)
+    axes[0].set_ylabel("true session reward over the start", color=INK)
+    handles, labels = axes[0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    out = io.StringIO()
+    canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()
+
+
+def write(cells: list[Cell], worlds: dict[str, dict[str, float]], path: Path) -> None:
+    """The page at `path`, its figure beside it."""
+    drawing = path.with_suffix(".svg")
+    write_atomic(drawing, figure(cells, worlds).encode())
+    write_atomic(path, page(cells, worlds, drawing.name).encode())
+
+
+def _panel(panel: Any, cells: list[Cell], headroom: float) -> None:
+    from matplotlib.ticker import MultipleLocator
+
+    panel.axhline(0, color=LINE, linewidth=1)
+    panel.axhline(headroom, color=INK, linewidth=1, linestyle=":")
+    panel.annotate(
+        "headroom found",
+        (0.02, headroom),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=8,
+        color=INK,
+    )
+    usual = [c for c in cells if (c["users"], c["days"], c["box"], c["pooled"]) == (USERS, DAYS, BOX, True)]
+    for place, (learner, (name, colour)) in enumerate(DRAWN.items()):
+        rounds, box = ([c for c in usual if (c["learner"], c["exploration"]) == (learner, kind)] for kind in ("D3", "D2"))
+        shift = 0.05 * (place - (len(DRAWN) - 1) / 2)
+        if rounds:
+            means, errors = zip(*(_over(rounds, i) for i in range(DAYS)), strict=True)
+            panel.errorbar(
+                np.arange(DAYS + 1) + shift,
+                [0, *means],
+                [0, *errors],
+                fmt="o-",
+                color=colour,
+                markersize=4,
+                linewidth=1.6,
+                elinewidth=1,
+                label=name,
+            )
+        if box:
+            mean, error = _over(box, -1)
+            panel.errorbar(DAYS + 1 + 2 * shift, mean, error, fmt="s", color=colour, markersize=5, elinewidth=1)
+    panel.axvline(DAYS + 0.5, color=LINE, linewidth=1)
+    panel.set_xticks([*range(DAYS + 1), DAYS + 1], ["start", *map(str, range(1, DAYS + 1)), "one\nbox"])
+    panel.set_xlabel("round", color=INK)
+    panel.yaxis.set_major_locator(MultipleLocator(0.05))
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:+.0%}" if value else "0")
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(LINE)
+    panel.tick_params(colors=INK, length=0, labelsize=9)
+
+
+def _over(group: list[Cell], number: int) -> tuple[float, float]:
+    lifts, errors = (np.array([c["rounds"][number][k] for c in group]) for k in ("lift", "se"))
+    return over_seeds(lifts, errors)
+
+
+def _end(cell: Cell) -> float:
+    return float(cell["rounds"][-1]["lift"])
+
+
+def _over_worlds(group: list[Cell]) -> float:
+    """Each world counts once, however many seeds it has."""
+    by_world = [[_end(c) for c in group if c["world"] == world] for world in WORLDS]
+    return float(np.mean([np.mean(ends) for ends in by_world if ends]))
+
+
+def _entry(group: list[Cell]) -> str:
+    if not group:
+        return ""
+    mean, error = _over(group, -1)
+    return f"{100 * mean:+.1f} +- {100 * error:.1f} ({100 * min(map(_end, group)):+.1f}; {len(group)})"
+
+
+def _lacking(cells: list[Cell], world: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs that fewer than two seeds have in common."""
+    return [pair for pair in pairs if len(in_common(cells, world, pair, USERS, DAYS, BOX)) < 2]
+
+
+def _printed(text: str) -> str:
+    return f"```\n{text}\n```"

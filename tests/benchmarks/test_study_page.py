@@ -1,0 +1,82 @@
+"""The study's page: numbers worked out by hand, and the committed page beside the committed cells."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.study import WORLDS as FACTS
+from benchmarks.study_page import families, figure, overview, page, write
+from benchmarks.study_report import read
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+@pytest.fixture
+def facts():
+    return json.loads(FACTS.read_text())
+
+
+@pytest.fixture
+def cells(cell):
+    return [
+        cell("slate_replay", (0.01, 0.02, 0.04), seed=1),
+        cell("slate_replay", (0.01, 0.02, 0.06), seed=2),
+        cell("naive", (0.0, 0.01, 0.01), seed=1),
+        cell("naive", (0.0, 0.01, 0.02), seed=2),
+        cell("naive", (0.07,), seed=1, exploration="D2"),
+        cell("naive:form=slate", (0.5,), seed=1),
+        cell("naive", (0.9,), seed=1, users=2000),
+        cell("slate_replay", (0.9,), seed=3, pooled=False),
+    ]
+
+
+def test_overview_by_hand(cells):
+    """Mean .05, spread over seeds .01, judges .006; settings, other sizes and fresh rounds are not the learner as it ships."""
+    error = 100 * math.hypot(0.01, 0.006)
+    rows = overview(cells).splitlines()
+    assert f"| `slate_replay` | +5.0 +- {error:.1f} (+4.0; 2) |  |  |  |  |" in rows
+    assert "| `naive` | +7.0 +- 0.6 (+7.0; 1) |  |  |  |  |" in rows
+    assert not [row for row in rows if "90.0" in row or "50.0" in row]
+    assert [row for row in rows if row.startswith("###")] == ["### Three rounds (D3)", "### One box (D2)"]
+
+
+def test_each_world_counts_once(cell):
+    """Two worlds, the better learner of one has many seeds there: order is by the mean over worlds."""
+    many = [cell("es", (0.03,), seed=seed) for seed in range(1, 9)] + [cell("es", (0.0,), world="null")]
+    few = [cell("bc", (0.02,)), cell("bc", (0.02,), world="null")]
+    names = re.findall(r"^\| `(\w+)` \|", overview(many + few), re.MULTILINE)
+    assert names == ["bc", "es"]
+
+
+def test_page_asks_what_has_two_seeds(cells, facts):
+    text = page(cells, facts, "study.svg")
+    assert "slate_replay@D3              - naive@D3                       2 seeds   +3.50" in text
+    assert "slate_replay@D3              - corner@D3" not in text
+    assert "### global_only" not in text
+
+
+def test_figure_has_every_learner_and_the_same_bytes_twice(cells, facts):
+    drawn = figure(cells, facts)
+    assert drawn == figure(cells, facts)
+    assert all(name in drawn for name in ("slate replay", "naive", "headroom found", "global_only"))
+    assert "corner rule" not in drawn
+
+
+def test_families_ask_each_pair_once():
+    for question, world, pairs in families():
+        assert len(set(pairs)) == len(pairs), (question, world)
+
+
+def test_write_is_page_and_figure(cells, facts, tmp_path):
+    write(cells, facts, tmp_path / "page.md")
+    assert "(page.svg)" in (tmp_path / "page.md").read_text()
+    assert (tmp_path / "page.svg").read_text().startswith("<?xml")
+
+
+def test_committed_page_is_what_the_committed_cells_say(facts):
+    assert (RESULTS / "study.md").read_text() == page(read(RESULTS / "study"), facts, "study.svg")
