@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
+from mtf.registry.client import registry_page
 from mtf.rollout.document import DeploymentDocument, Exploration, PolicyRef
 
 REFRESH_SECONDS = 10
@@ -74,7 +75,7 @@ def _version(surface: str, ref: PolicyRef, mlflow_url: str | None) -> str:
     text = f"version {escape(ref.version)}"
     if mlflow_url is None or not ref.version.isdigit():
         return text
-    return f'<a href="{escape(mlflow_url)}/#/models/mtf-{escape(surface)}/versions/{ref.version}" target="_blank">{text}</a>'
+    return f'<a href="{escape(registry_page(mlflow_url, surface, version=ref.version))}" target="_blank">{text}</a>'
 
 
 def _arms(document: DeploymentDocument) -> str:

@@ -8,6 +8,7 @@ from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
 
 from mtf.airflow_plugin.app import PREFIX, create_app
+from mtf.registry.client import registry_page
 from mtf.settings import Settings
 
 
@@ -20,7 +21,9 @@ def _views(settings: Settings) -> list[dict[str, str]]:
     ]
     views.append({"name": "Data Docs", "href": f"{base}{PREFIX}/docs/index.html", "url_route": "mtf-docs"})
     if settings.mlflow_url is not None:
-        views.append({"name": "MLflow", "href": settings.mlflow_url})  # no url_route: opens MLflow itself
+        views.append(
+            {"name": "MLflow", "href": registry_page(settings.mlflow_url, *settings.surfaces)}
+        )  # no url_route: opens MLflow itself
     return [{**view, "destination": "nav", "category": "browse"} for view in views]
 
 

@@ -8,8 +8,6 @@ import click
 
 from mtf.settings import Settings
 
-PAGES = (("Airflow", "airflow_url"), ("MLflow", "mlflow_url"), ("fusion server", "serve_url"), ("S3", "s3_endpoint"))
-
 
 @click.command()
 @click.option(
@@ -172,9 +170,18 @@ def show_addresses(settings: Settings) -> None:
     """The pages and how to log in."""
     import json
 
-    for title, field in PAGES:
-        if value := getattr(settings, field):
-            click.echo(f"  {title:<14} {value}")
+    from mtf.registry.client import registry_page
+
+    models = settings.mlflow_url and registry_page(settings.mlflow_url, *settings.surfaces)
+    pages = (
+        ("Airflow", settings.airflow_url),
+        ("MLflow", models),
+        ("fusion server", settings.serve_url),
+        ("S3", settings.s3_endpoint),
+    )
+    for title, address in pages:
+        if address:
+            click.echo(f"  {title:<14} {address}")
     if settings.airflow_password_file and settings.airflow_password_file.exists():
         password = json.loads(settings.airflow_password_file.read_text())["admin"]
         click.echo(f"  Airflow login  admin / {password}")

@@ -39,6 +39,7 @@ from mtf.errors import MtfError
 from mtf.fileio import write_atomic
 from mtf.pipeline import code_version
 from mtf.registry import Version, find_version, registered_policy
+from mtf.registry.client import registry_page
 from mtf.rollout.controller import RolloutConfig
 from mtf.rollout.document import Arms, DeploymentDocument
 from mtf.rollout.documents import read_latest
@@ -135,7 +136,7 @@ class _Show:
         s = self.settings
         return {
             "airflow": f"{s.airflow_url}",
-            "mlflow": f"{s.mlflow_url}",
+            "mlflow": registry_page(f"{s.mlflow_url}", SURFACE),
             "data_docs": (s.docs_dir / "index.html").as_uri(),
             "report": (s.state_dir / "demo" / "report.html").as_uri(),
             "fusion_server": f"{s.serve_url}/v1/document",

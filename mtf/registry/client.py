@@ -29,3 +29,13 @@ def connect(settings: Settings) -> Any:
 def model_name(surface: str) -> str:
     """The registered model of a surface; also the name of its experiment."""
     return f"mtf-{surface}"
+
+
+def registry_page(mlflow_url: str, *surfaces: str, version: str | None = None) -> str:
+    """Where a person sees the models in MLflow's UI: of one surface its own (or one version of it), of several the list.
+
+    The UI opens with its pages for language models, which have nothing to show here, unless the address says otherwise.
+    """
+    model = f"/{model_name(surfaces[0])}" if len(surfaces) == 1 else ""
+    place = f"{model}/versions/{version}" if version else model
+    return f"{mlflow_url}/#/models{place}?workflowType=machine_learning"

@@ -157,7 +157,7 @@ def test_the_menu(plugin, tmp_path):
         ("Rollout: feed", "/mtf/rollout/feed"),
         ("Rollout: search", "/mtf/rollout/search"),
         ("Data Docs", "/mtf/docs/index.html"),
-        ("MLflow", "http://127.0.0.1:5000"),
+        ("MLflow", "http://127.0.0.1:5000/#/models?workflowType=machine_learning"),
     ]
     assert {view["destination"] for view in views} == {"nav"}
     # MLflow refuses to be framed by another origin: its entry opens a window of its own

@@ -102,7 +102,9 @@ def test_before_any_canary(idle):
     assert "explore 90.0%, champion 10.0%." in page.text
     assert "within ±0.3 in each of 3 dimensions" in page.text
     assert "None yet" in page.text
-    assert page.links == [f"{MLFLOW}/#/models/mtf-feed/versions/1"] * 2  # as champion and as bootstrap
+    assert (
+        page.links == [f"{MLFLOW}/#/models/mtf-feed/versions/1?workflowType=machine_learning"] * 2
+    )  # as champion and as bootstrap
     assert "initialised first start of the surface" in page.text
 
 
@@ -131,7 +133,7 @@ def test_a_canary_is_compared_with_control(running):
     assert "5,120 users in the canary, 5,033 in control." in page.text
     assert "reward +3.00% -1.00% +7.00% valid +1.50% -2.00% +5.00% duration -2.00% -5.00% +1.00%" in page.text
     assert "last looked at 2026-03-03 00:00:00 ." in page.text
-    assert f"{MLFLOW}/#/models/mtf-feed/versions/2" in page.links
+    assert f"{MLFLOW}/#/models/mtf-feed/versions/2?workflowType=machine_learning" in page.links
 
 
 def test_the_intervals_are_drawn_to_one_scale(running):

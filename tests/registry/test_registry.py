@@ -23,7 +23,7 @@ from mtf.registry import (
     tag_verdict,
     trained_versions,
 )
-from mtf.registry.client import connect, model_name
+from mtf.registry.client import connect, model_name, registry_page
 from mtf.rollout.controller import Controller, RolloutConfig
 from mtf.rollout.documents import fetch_bundle, read_latest
 from mtf.rollout.intents import open_intents
@@ -232,3 +232,10 @@ def test_a_registry_that_lags_is_not_taken_for_a_person(settings, surface, start
     assert reconcile(settings, surface) == ["aliases brought to generation 2"]
     assert aliases(settings, surface)["champion"] == version.version
     assert open_intents(open_store(settings=settings), surface) == []
+
+
+def test_registry_page_leads_past_mlflows_language_models():
+    there = "http://127.0.0.1:5000"
+    assert registry_page(there, "feed") == f"{there}/#/models/mtf-feed?workflowType=machine_learning"
+    assert registry_page(there, "feed", version="4") == f"{there}/#/models/mtf-feed/versions/4?workflowType=machine_learning"
+    assert registry_page(there, "feed", "search") == f"{there}/#/models?workflowType=machine_learning"
