@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from mtf.errors import InputError
+from mtf.fileio import replaceable
 from mtf.world.calibrate import calibrate_leaving
 from mtf.world.fit_design import SMOOTHING, Design
 from mtf.world.fit_response import ResponseTables, fit_response
 from mtf.world.fit_scores import ScoreTables, fit_scores
 from mtf.world.kuairand import COUNTS, KuaiRand, read_kuairand
-from mtf.world.params import ARRAYS, BEHAVIOURS, Five, Scalars, Source, Three, WorldParams
+from mtf.world.params import ARRAYS, BEHAVIOURS, MARK, Five, Scalars, Source, Three, WorldParams
 from mtf.world.presets import figure, figures
 from mtf.world.surface import feed_spec
 from mtf.world.world import World
@@ -51,10 +52,12 @@ def fit_world(log_path: Path, out_dir: Path, *, seed: int = 0, copies: int = 1, 
 
     copies: simulated users for each logged one. They share what is known of him (attributes, history, scores) and each has a
     draw of his own of what the log leaves open: a day can then be larger than the log's population.
-    progress: a bar on stderr. Raises InputError where the log cannot be used.
+    progress: a bar on stderr. Raises InputError where the log cannot be used, or where `out_dir` holds
+    something else than a world.
     """
     if copies < 1:
         raise InputError(f"copies: {copies}; give at least one simulated user for each logged one")
+    replaceable(Path(out_dir), MARK)  # before time is spent
     with _stages(progress) as stage:
         stage(0)
         log = read_kuairand(log_path)

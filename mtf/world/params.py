@@ -46,6 +46,7 @@ from mtf.fileio import folder_atomic
 from mtf.spec import FusionSpec
 
 FORMAT = 2
+MARK = "world.json"
 HEADS = ("click", "valid", "watch", "like", "interact")
 BEHAVIOURS = ("watch", "click", "valid", "like", "interact")
 CLASSES = ("no click", "click, at most 10 s", "valid")
@@ -185,9 +186,9 @@ class WorldParams:
             sources=self.sources,
             targets=self.targets,
         )
-        with folder_atomic(Path(folder), "world.json") as scratch:
+        with folder_atomic(Path(folder), MARK) as scratch:
             self.spec.write(scratch / "spec.json")
-            (scratch / "world.json").write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+            (scratch / MARK).write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
             arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
             (scratch / "world.safetensors").write_bytes(save(arrays))
 
@@ -196,7 +197,7 @@ class WorldParams:
         """Read and check a world's folder. Raises InputError naming what is missing or damaged."""
         folder = Path(folder)
         try:
-            document = msgspec.json.decode((folder / "world.json").read_bytes(), type=_Document)
+            document = msgspec.json.decode((folder / MARK).read_bytes(), type=_Document)
             arrays = load_file(folder / "world.safetensors")
         except FileNotFoundError as error:
             raise InputError(f"world: {error.filename} does not exist; make one with `mtf world make --out {folder}`") from None

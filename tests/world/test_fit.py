@@ -56,3 +56,10 @@ def test_responses_under_exposure_have_the_logs_rates(fitted):
 def test_a_folder_without_the_log_is_named(tmp_path):
     with pytest.raises(InputError, match=str(tmp_path)):
         fit_world(tmp_path, tmp_path / "out", progress=False)
+
+
+def test_what_is_no_world_is_refused_before_the_log_is_read(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds no world\.json and would be deleted"):
+        fit_world(tmp_path / "no_log", tmp_path, progress=False)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
