@@ -4,8 +4,8 @@
     D2  a box around the start, all days at once, one training
     D3  a box around the newest policy, a day a round, a training a round
 
-Every policy is deployed, whatever a gate would say; each value is played with common random numbers in sessions that no
-log holds. A cell is a file: what is there is not run again, so that the study can be stopped and gone on with.
+Every policy that takes a step is deployed, whatever a gate would say; each value is played with common random numbers in
+sessions that no log holds. A cell is a file: what is there is not run again, so that the study can be stopped and gone on with.
 
     mtf world make --preset personalised --out var/worlds/personalised
     python -m benchmarks.study run --world var/worlds/personalised --out var/study --processes 2 \\
@@ -218,7 +218,8 @@ def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[st
                 progress=False,
             )
             trained = time.perf_counter()
-            policy, bundle = found.policy, str(out)
+            if found.report["step"]["rms_y"] > 0:  # else the deployed policy again, under a name that would age its own rows
+                policy, bundle = found.policy, str(out)
             yield {
                 "round": number,
                 **truth.of(policy),

@@ -9,6 +9,9 @@ import pytest
 
 from benchmarks import study
 from mtf.learning.run import code_sha
+from mtf.policy import bootstrap_policy
+from mtf.world.presets import Knobs, build
+from mtf.world.world import World
 
 
 def test_a_new_cell_says_its_code_and_keeps_its_name(tmp_path, monkeypatch):
@@ -54,3 +57,22 @@ def test_commands(out, arguments, said, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["study", arguments[0], "--out", str(out), *arguments[1:]])
     study.main()
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("learner", "deployed"), [("linear_advantage:confirm=1000", False), ("corner", True)])
+def test_a_training_without_a_step_leaves_what_is_deployed(learner, deployed, monkeypatch):
+    """Another bundle of the same policy would make the day's own rows look a round old."""
+    baselines, train_on = [], study.train_on
+
+    def seen(*args, baseline, **settings):
+        baselines.append(baseline)
+        return train_on(*args, baseline=baseline, **settings)
+
+    monkeypatch.setattr(study, "train_on", seen)
+    world = World(build("default", Knobs(users=2_000, items=300)))
+    truth = SimpleNamespace(of=lambda policy: {"policy": policy})
+    cell = study.cell_of("default", learner, "D3", 1, 300, days=2)
+    rounds = list(study.play(world, cell, truth))
+    assert [r["step"]["rms_y"] > 0 for r in rounds] == [deployed, deployed]
+    assert [baseline != "bootstrap" for baseline in baselines] == [False, deployed]
+    assert (rounds[0]["policy"].sha == bootstrap_policy(world.spec).sha) is not deployed
