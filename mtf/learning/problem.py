@@ -24,6 +24,7 @@ PARTS = 5
 """Of the users, to judge an advantage by those that it was not fitted on; from four of five it is nearly what it is from all."""
 LEAST_SESSIONS = 20
 OUTSIDE_ALLOWED = 0.01
+OFF_CENTER = 0.05
 WIDER = 1.1
 
 
@@ -210,6 +211,11 @@ def prepare(
                 f"transitions: {outside}; lower and upper are offsets from the centre, and the box is the one drawn from"
             )
         warnings.append(f"action_outside_its_box: {outside}; they say nothing about actions")
+    if astray_by := _off_center(u, signal):
+        warnings.append(
+            f"exploration_off_center: explored actions lie on average {astray_by} from the middle of what they were drawn from, "
+            "in spreads; slopes would take credit for states: check `center`, `lower` and `upper`"
+        )
     weight = _round_weight(data, deployed.sha, round_decay)
     if weight is None:
         warnings.append(
@@ -325,6 +331,23 @@ def _of_one_policy(data: TransitionSet) -> None:
             f"{len(names)} policies ({', '.join(s[:12] for s in names[:4])}{', ...' if len(names) > 4 else ''}); "
             "give --baseline the bundle that is deployed"
         )
+
+
+def _off_center(u: np.ndarray, signal: np.ndarray) -> str:
+    """The dimensions whose mean u is not 0, and by how many standard deviations of u; empty where all are centred.
+
+    u is independent of the state only about its mean: with another one, `u . (G phi)` fits what phi says of the state, also
+    what V must not read.
+    """
+    n = max(int(signal.sum()), 1)
+    sums = np.zeros((2, u.shape[1]))
+    for rows in chunks(len(u)):
+        explored = u[rows][signal[rows]].astype(np.float64)
+        sums += explored.sum(axis=0), np.square(explored).sum(axis=0)
+    mean = sums[0] / n
+    sd = np.sqrt(np.maximum(sums[1] / n - mean**2, 0))
+    off = np.abs(mean) > max(OFF_CENTER, 5 / np.sqrt(n)) * sd
+    return ", ".join(f"{mean[d] / sd[d]:+.2f} (dimension {d})" for d in np.flatnonzero(off & (sd > 0)))
 
 
 def _explored_dimensions(data: TransitionSet) -> np.ndarray:

@@ -22,7 +22,8 @@ from mtf.world.world import World, day_number
 
 Noise = Literal["box", "gaussian", "uniform"]
 GAUSSIAN_REACH = 3.0
-"""Gaussian exploration is cut at so many standard deviations, so that an action's range is known."""
+"""Gaussian exploration is cut at so many standard deviations, so that an action's range is known; near the edge of the action
+space earlier, on both sides."""
 
 
 class Exploring:
@@ -127,6 +128,9 @@ def _draw(
         lower, upper = box.offsets(center, 2.0)
         return lower, upper, box.sample(rng, center, lower, upper)
     lower, upper = box.offsets(center, min(GAUSSIAN_REACH * half_width, 2.0))
+    # cut alike on both sides: learners measure an action from the middle of what may be drawn, and it has to be the mean
+    upper = np.minimum(-lower, upper)
+    lower = -upper
     drawn = rng.standard_normal(center.shape, dtype=np.float32) * np.float32(half_width)
     for _ in range(20):
         outside = (drawn < lower) | (drawn > upper)

@@ -216,6 +216,26 @@ def test_a_box_that_was_not_explored_is_warned_of(tmp_path):
     assert f"is of policy ffffffffffff, the baseline is policy {policy.sha[:12]};" in other
 
 
+def test_actions_that_are_not_centred_in_their_boxes_are_warned_of():
+    """Ends that are not those of the draw: what lies in [-h, h] is said to be from [-h, 3 h]."""
+    from mtf.learning.problem import prepare
+
+    data = make_sessions(400, seed=0, slope=SLOPE)
+    width = np.float32(data.upper[data.exploring].max())
+
+    def said(upper):
+        moved = np.where(data.exploring[:, None], np.float32(upper) * np.array([width, 0], np.float32), 0)
+        changed = replace(data, upper=data.upper + moved, next_upper=data.next_upper + moved)
+        return [w for w in prepare(changed, "logged").warnings if w.startswith("exploration_off_center")]
+
+    assert said(0) == []
+    (far,) = said(2)
+    # the middle lies a half-width further: one in spreads of 1 / sqrt 3
+    assert "lie on average -1.7" in far
+    assert "(dimension 0)" in far
+    assert "dimension 1" not in far
+
+
 def test_explored_rows_of_held_out_users_alone():
     from mtf.learning.problem import prepare, users_held_out
 

@@ -55,6 +55,7 @@ def test_gaussian_noise_has_its_spread_and_its_ends(world):
     middle = np.abs(data.center).max(axis=0) < 0.6
     assert away[:, middle].std() == pytest.approx(0.1, rel=0.03)
     assert (np.abs(away) <= 0.3 + 1e-6).all()
+    np.testing.assert_array_equal(data.lower, -data.upper)
     wide = explore(world, bootstrap_policy(world.spec), 50, DT, 4, 0.1, noise="uniform")
     np.testing.assert_allclose(wide.center + wide.lower, -1, atol=1e-6)
 
