@@ -14,11 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study_report import PRIMARY, PRIMARY_WORLD, Cell, in_common, over_seeds, paired, primary, render
+from benchmarks.study_report import (
+    PRIMARY,
+    PRIMARY_BOX,
+    PRIMARY_DAYS,
+    PRIMARY_USERS,
+    PRIMARY_WORLD,
+    Cell,
+    by_round,
+    in_common,
+    paired,
+    primary,
+    render,
+)
 from mtf.fileio import write_atomic
 
 WORLDS = ("personalised", "global_only", "default", "fitted", "null")
-USERS, DAYS, BOX = 20_000, 3, 0.3
+USERS, DAYS, BOX = PRIMARY_USERS, PRIMARY_DAYS, PRIMARY_BOX
 KINDS = {"D3": "three rounds (D3)", "D2": "one box (D2)", "D1": "Gaussian noise (D1)"}
 DRAWN = {  # learner: (its name in the figure, its colour)
     "slate_replay": ("slate replay", "#2557a7"),
@@ -43,50 +55,44 @@ errors are printed, and p is of both together, after Holm within its family."""
 
 OTHERS = ("linear_advantage", "corner", "plug_in", "integrated_rl", "naive")
 COMPARATORS = ("unified_rl", "batch_rl", "td3", "td3_bc", "ddpg", "cql_sac", "iql", "bc", "es")
-SETTINGS = ("lam=0", "beta=1", "eta=0.3", "critics=24", "target=subtract", "target=subtract:alpha=0", "form=slate")
+SETTINGS = (
+    "lam=0",
+    "beta=1",
+    "eta=0.3",
+    "critics=24",
+    "target=subtract",
+    "target=subtract:alpha=0",
+    "form=slate",
+    "critic_hidden=64+64:actor_hidden=64",
+)
+PARTS = ("curvature=False", "plug_in=False", "confirm=0", "fresh")
 
 
 def families() -> list[tuple[str, str, list[tuple[str, str]]]]:
     """What is asked beside the primary family: (question, world, pairs); Holm within each."""
     found = []
     for world in WORLDS[:-1]:
-        for kind in KINDS:
-            found.append(
-                (f"the default against others, {KINDS[kind]}", world, [(f"slate_replay@{kind}", f"{o}@{kind}") for o in OTHERS])
-            )
-        found.append(
-            ("the default against the usual learners, one box", world, [("slate_replay@D2", f"{o}@D2") for o in COMPARATORS])
-        )
-        found.append(
-            (
-                "rounds, boxes and noise",
-                world,
-                [
-                    (f"{learner}@{one}", f"{learner}@{other}")
-                    for learner in ("slate_replay", "integrated_rl", "naive")
-                    for one, other in (("D3", "D2"), ("D2", "D1"))
-                ],
-            )
-        )
-        found.append(
-            ("the ensemble against its naive form", world, [(f"integrated_rl@{kind}", f"naive@{kind}") for kind in KINDS])
-        )
-    found.append(
-        (
-            "the default against the usual learners, in rounds",
-            "personalised",
-            [("slate_replay@D3", f"{o}@D3") for o in COMPARATORS],
-        )
-    )
+        found += [
+            (f"the default against others, {title}", world, _default_against(OTHERS, kind)) for kind, title in KINDS.items()
+        ]
+        moves = (("D3", "D2"), ("D2", "D1"))
+        learners = ("slate_replay", "integrated_rl", "naive")
+        found += [
+            ("the default against the usual learners, one box", world, _default_against(COMPARATORS, "D2")),
+            ("rounds, boxes and noise", world, [(f"{of}@{one}", f"{of}@{other}") for of in learners for one, other in moves]),
+            ("the ensemble against its naive form", world, [(f"integrated_rl@{kind}", f"naive@{kind}") for kind in KINDS]),
+        ]
     ensemble = [(f"integrated_rl:{setting}@D2", "integrated_rl@D2") for setting in SETTINGS]
-    wide = ("integrated_rl:critic_hidden=64+64:actor_hidden=64@D2", "integrated_rl@D2")
-    replay = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in ("curvature=False", "plug_in=False", "confirm=0")]
-    found.append(("what the ensemble's settings are worth", "personalised", [*ensemble, wide]))
-    found.append(("what slate replay's parts are worth", "personalised", [*replay, ("slate_replay:fresh@D3", "slate_replay@D3")]))
+    replay = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in PARTS]
     starts = [(f"{learner}@D3", "start") for learner in ("slate_replay", *OTHERS)]
-    found.append(("against the start", "personalised", starts))
-    found.append(("against the start", "null", starts))
-    return found
+    return [
+        *found,
+        ("the default against the usual learners, in rounds", "personalised", _default_against(COMPARATORS, "D3")),
+        ("what the ensemble's settings are worth", "personalised", ensemble),
+        ("what slate replay's parts are worth", "personalised", replay),
+        ("against the start", "personalised", starts),
+        ("against the start", "null", starts),
+    ]
 
 
 def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) -> str:
@@ -103,11 +109,10 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
         "## Paired differences",
         PAIRED,
         "### The five that were committed to",
-        "Some of them were not run." if _lacking(cells, PRIMARY_WORLD, PRIMARY) else _printed(primary(cells)),
+        _printed(primary(cells)) if len(_run(cells, PRIMARY_WORLD, PRIMARY)) == len(PRIMARY) else "Some of them were not run.",
     ]
     for question, world, pairs in families():
-        lacking = _lacking(cells, world, pairs)
-        if there := [pair for pair in pairs if pair not in lacking]:
+        if there := _run(cells, world, pairs):
             parts += [
                 f"### {world}: {question}",
                 _printed(paired(cells, [world], there, USERS, DAYS, BOX, "a family of its own")),
@@ -117,13 +122,12 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
 
 def overview(cells: list[Cell]) -> str:
     """A table a kind of exploration: learner by world, the last round's lift in %, its error, how many seeds."""
-    usual = [c for c in cells if (c["users"], c["days"], c["box"], c["pooled"]) == (USERS, DAYS, BOX, True)]
     parts = [
         f"True session reward over the start, %, of the last policy from {DAYS} days of {USERS:,} users (half of whom train), "
         "half-width .3: mean +- standard error (seeds and judging users together), in brackets the worst seed and how many seeds."
     ]
     for kind, title in KINDS.items():
-        of = [c for c in usual if c["exploration"] == kind and ":" not in c["learner"] and c["world"] in WORLDS]
+        of = [c for c in _usual(cells) if c["exploration"] == kind and ":" not in c["learner"] and c["world"] in WORLDS]
         if not of:
             continue
         learners = sorted({c["learner"] for c in of}, key=lambda name: -_over_worlds([c for c in of if c["learner"] == name]))
@@ -180,12 +184,11 @@ def _panel(panel: Any, cells: list[Cell], headroom: float) -> None:
         fontsize=8,
         color=INK,
     )
-    usual = [c for c in cells if (c["users"], c["days"], c["box"], c["pooled"]) == (USERS, DAYS, BOX, True)]
     for place, (learner, (name, colour)) in enumerate(DRAWN.items()):
-        rounds, box = ([c for c in usual if (c["learner"], c["exploration"]) == (learner, kind)] for kind in ("D3", "D2"))
+        rounds, box = ([c for c in _usual(cells) if (c["learner"], c["exploration"]) == (learner, kind)] for kind in ("D3", "D2"))
         shift = 0.05 * (place - (len(DRAWN) - 1) / 2)
         if rounds:
-            means, errors = zip(*(_over(rounds, i) for i in range(DAYS)), strict=True)
+            means, errors = zip(*by_round(rounds), strict=True)
             panel.errorbar(
                 np.arange(DAYS + 1) + shift,
                 [0, *means],
@@ -198,7 +201,7 @@ def _panel(panel: Any, cells: list[Cell], headroom: float) -> None:
                 label=name,
             )
         if box:
-            mean, error = _over(box, -1)
+            mean, error = by_round(box)[-1]
             panel.errorbar(DAYS + 1 + 2 * shift, mean, error, fmt="s", color=colour, markersize=5, elinewidth=1)
     panel.axvline(DAYS + 0.5, color=LINE, linewidth=1)
     panel.set_xticks([*range(DAYS + 1), DAYS + 1], ["start", *map(str, range(1, DAYS + 1)), "one\nbox"])
@@ -208,11 +211,6 @@ def _panel(panel: Any, cells: list[Cell], headroom: float) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(LINE)
     panel.tick_params(colors=INK, length=0, labelsize=9)
-
-
-def _over(group: list[Cell], number: int) -> tuple[float, float]:
-    lifts, errors = (np.array([c["rounds"][number][k] for c in group]) for k in ("lift", "se"))
-    return over_seeds(lifts, errors)
 
 
 def _end(cell: Cell) -> float:
@@ -228,13 +226,22 @@ def _over_worlds(group: list[Cell]) -> float:
 def _entry(group: list[Cell]) -> str:
     if not group:
         return ""
-    mean, error = _over(group, -1)
+    mean, error = by_round(group)[-1]
     return f"{100 * mean:+.1f} +- {100 * error:.1f} ({100 * min(map(_end, group)):+.1f}; {len(group)})"
 
 
-def _lacking(cells: list[Cell], world: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The pairs that fewer than two seeds have in common."""
-    return [pair for pair in pairs if len(in_common(cells, world, pair, USERS, DAYS, BOX)) < 2]
+def _usual(cells: list[Cell]) -> list[Cell]:
+    """Those of the primary comparisons' size, box and pooling."""
+    return [c for c in cells if (c["users"], c["days"], c["box"], c["pooled"]) == (USERS, DAYS, BOX, True)]
+
+
+def _default_against(others: Sequence[str], kind: str) -> list[tuple[str, str]]:
+    return [(f"slate_replay@{kind}", f"{other}@{kind}") for other in others]
+
+
+def _run(cells: list[Cell], world: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs that have two seeds in common, or more."""
+    return [pair for pair in pairs if len(in_common(cells, world, pair, USERS, DAYS, BOX)) > 1]
 
 
 def _printed(text: str) -> str:

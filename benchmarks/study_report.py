@@ -64,6 +64,11 @@ def over_seeds(lifts: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
     return float(lifts.mean()), float(np.hypot(spread, errors.mean()))
 
 
+def by_round(group: list[Cell]) -> list[tuple[float, float]]:
+    """Each round's mean lift over the seeds of `group` and its standard error."""
+    return list(map(over_seeds, *_lifts(group)))
+
+
 def paired(
     cells: list[Cell],
     worlds: Sequence[str],
@@ -216,7 +221,7 @@ def _label(group: list[Cell]) -> str:
 
 
 def _by_round(group: list[Cell]) -> str:
-    return " ".join(f"{100 * mean:+6.1f} ({100 * se:.1f})" for mean, se in map(over_seeds, *_lifts(group)))
+    return " ".join(f"{100 * mean:+6.1f} ({100 * se:.1f})" for mean, se in by_round(group))
 
 
 def _lifts(group: list[Cell]) -> tuple[list[np.ndarray], list[np.ndarray]]:

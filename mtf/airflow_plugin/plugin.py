@@ -21,9 +21,8 @@ def _views(settings: Settings) -> list[dict[str, str]]:
     ]
     views.append({"name": "Data Docs", "href": f"{base}{PREFIX}/docs/index.html", "url_route": "mtf-docs"})
     if settings.mlflow_url is not None:
-        views.append(
-            {"name": "MLflow", "href": registry_page(settings.mlflow_url, *settings.surfaces)}
-        )  # no url_route: opens MLflow itself
+        # no url_route: opens MLflow itself
+        views.append({"name": "MLflow", "href": registry_page(settings.mlflow_url, *settings.surfaces)})
     return [{**view, "destination": "nav", "category": "browse"} for view in views]
 
 

@@ -211,9 +211,9 @@ def prepare(
                 f"transitions: {outside}; lower and upper are offsets from the centre, and the box is the one drawn from"
             )
         warnings.append(f"action_outside_its_box: {outside}; they say nothing about actions")
-    if astray_by := _off_center(u, signal):
+    if off_center := _off_center(u, signal):
         warnings.append(
-            f"exploration_off_center: explored actions lie on average {astray_by} from the middle of what they were drawn from, "
+            f"exploration_off_center: explored actions lie on average {off_center} from the middle of what they were drawn from, "
             "in spreads; slopes would take credit for states: check `center`, `lower` and `upper`"
         )
     weight = _round_weight(data, deployed.sha, round_decay)

@@ -52,8 +52,8 @@ def fit_world(log_path: Path, out_dir: Path, *, seed: int = 0, copies: int = 1, 
 
     copies: simulated users for each logged one. They share what is known of him (attributes, history, scores) and each has a
     draw of his own of what the log leaves open: a day can then be larger than the log's population.
-    progress: a bar on stderr. Raises InputError where the log cannot be used, or where `out_dir` holds
-    something else than a world.
+    progress: a bar on stderr. Raises InputError where the log cannot be used, or where `out_dir` holds something
+    else than a world.
     """
     if copies < 1:
         raise InputError(f"copies: {copies}; give at least one simulated user for each logged one")

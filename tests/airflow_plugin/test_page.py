@@ -102,9 +102,8 @@ def test_before_any_canary(idle):
     assert "explore 90.0%, champion 10.0%." in page.text
     assert "within ±0.3 in each of 3 dimensions" in page.text
     assert "None yet" in page.text
-    assert (
-        page.links == [f"{MLFLOW}/#/models/mtf-feed/versions/1?workflowType=machine_learning"] * 2
-    )  # as champion and as bootstrap
+    # as champion and as bootstrap
+    assert page.links == [f"{MLFLOW}/#/models/mtf-feed/versions/1?workflowType=machine_learning"] * 2
     assert "initialised first start of the surface" in page.text
 
 
