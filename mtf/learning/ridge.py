@@ -14,7 +14,8 @@ from operator import add
 import numpy as np
 from scipy.linalg import lapack
 
-TAU2_FLOOR = 1e-12
+FLOOR = 1e-12
+"""Of variances, in units of the response's."""
 ITERATIONS = 60
 GIVEN = -2
 
@@ -145,13 +146,17 @@ def empirical_bayes(
 
 
 def _less_sure(moments: Moments, group: np.ndarray, response: int) -> Moments:
-    """Moments with Gram matrix `K xx K` and scores `K^2 xy`, K = unevenness^(-1/2), 1 for free coefficients.
+    """Moments with the same least squares, of covariance `R^-1 K^2 R^-1 noise`: R R = xx, K^2 the unevenness, 1 for free columns.
 
-    Scores with covariance `K^-1 xx K^-1 noise` have, as `K^2 xy`, `K xx K noise`: without signal the posterior is right, also
-    where columns are nearly collinear. (Around the same least squares, `K xx K least`, those would turn noise into signal.)
+    So Gram matrix `R K^-2 R` and scores `R K^-2 R^-1 xy`. What rows do not tell apart stays so (dividing the columns of xx by K
+    would move coefficients to others that they correlate with), and without signal the posterior is right.
     """
-    k = np.where(group == -1, 1.0, moments.unevenness(response) ** -0.5)
-    return replace(moments, xx=k[:, None] * moments.xx * k, xy=(k**2)[:, None] * moments.xy)
+    values, vectors = np.linalg.eigh(moments.xx)
+    root = np.sqrt(np.maximum(values, jitter(moments.xx)))
+    information = np.where(group == -1, 1.0, 1 / moments.unevenness(response))
+    right = (vectors * root) @ vectors.T
+    inverse = (vectors / root) @ vectors.T
+    return replace(moments, xx=(right * information) @ right, xy=right @ (information[:, None] * (inverse @ moments.xy)))
 
 
 def jitter(xx: np.ndarray) -> float:
@@ -173,8 +178,9 @@ def _evidence(
     tiny = jitter(xx)
     base = _solve(xx + np.diag(np.where(free, tiny, 1e-3 * np.diag(xx) + tiny)), xy)
     # from the response's own spread: with as many columns as rows a first fit leaves nothing, and would call that its noise
-    noise = max(yy / max(n, 1.0), 1e-12)
-    tau2 = np.array([max(float((base[group == g] ** 2).mean()), TAU2_FLOOR) for g in names])
+    noise = yy / max(n, 1.0) if yy > 0 else 1.0
+    floor = FLOOR * noise
+    tau2 = np.array([max(float((base[group == g] ** 2).mean()), floor) for g in names])
     mean, cov = base, np.zeros((p, p))
     for _ in range(ITERATIONS):
         penalty = np.where(given, 1.0, tiny / noise)
@@ -186,10 +192,10 @@ def _evidence(
         for i, g in enumerate(names):
             rows = group == g
             well_determined = max(rows.sum() - float(np.diag(cov)[rows].sum()) / tau2[i], 1e-3)
-            new[i] = max(float((mean[rows] ** 2).sum()) / well_determined, TAU2_FLOOR)
+            new[i] = max(float((mean[rows] ** 2).sum()) / well_determined, floor)
         # what the fit leaves, and what it does not know: without that the fit's own degrees of freedom go for precision
         left = yy - 2 * mean @ seen[1] + mean @ seen[0] @ mean + float((seen[0] * cov).sum())
-        noise = max(left / max(n, 1.0), 1e-12)
+        noise = max(left / max(n, 1.0), floor)
         settled = np.abs(np.log(new / tau2)).max(initial=0) < 1e-3
         tau2 = new
         if settled:

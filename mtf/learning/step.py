@@ -52,7 +52,7 @@ def evidence_step(
 
     def evidence(rows: slice) -> tuple[np.ndarray, np.ndarray]:
         size = np.abs(slopes.mean[rows])
-        return size, np.clip((size / np.maximum(slopes.sd[rows], 1e-12) - threshold) / kappa, 0, 1) * varied
+        return size, np.clip((size / np.maximum(slopes.sd[rows], 1e-30) - threshold) / kappa, 0, 1) * varied
 
     bend = np.zeros(len(varied), np.float32) if curvature is None else np.maximum(curvature, 0).astype(np.float32)
     few_size, few_gate = evidence(slice(None, None, max(1, len(slopes.mean) // 20_000)))

@@ -1,10 +1,12 @@
 """Regression from moments against the same regression on rows, and the variances that it finds by itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mtf.learning.result import calibration
-from mtf.learning.ridge import Moments, empirical_bayes, left_out, ridge
+from mtf.learning.ridge import Moments, empirical_bayes, left_out, ridge, total
 
 
 @pytest.fixture
@@ -141,6 +143,32 @@ def test_nearly_collinear_columns_with_uneven_noise_stay_without_signal():
         )
         largest.append(np.abs(fit.mean / np.sqrt(np.diag(fit.cov))).max())
     assert np.mean(largest) < 1.2, largest
+
+
+def test_uneven_noise_does_not_bend_coefficients_of_columns_that_correlate():
+    """y = .3 z u + exp(.7 z) e, beside a twin of z that correlates by .9 and has no part: both as sure as their spread says."""
+    fits = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        z, u = rng.normal(size=(10_000, 1)), rng.uniform(-1, 1, (10_000, 1))
+        twin = 0.9 * z + np.sqrt(0.19) * rng.normal(size=z.shape)
+        moments = Moments.of(np.hstack([z * u, twin * u]), 0.3 * z * u + np.exp(0.7 * z) * rng.normal(size=z.shape))
+        fits.append(moments)
+    pooled = empirical_bayes(total(fits), np.zeros(2, int), uneven=True)
+    assert np.abs((pooled.mean - [0.3, 0]) / np.sqrt(np.diag(pooled.cov))).max() < 2.5
+    each = np.array([empirical_bayes(of, np.full(2, -1), uneven=True).mean for of in fits])
+    said = np.sqrt(np.diag(pooled.cov) * len(fits))
+    # a tail of exp(1.4 z): spreads of 30 fits are themselves rough
+    assert said == pytest.approx(each.std(axis=0), rel=0.5)
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e-3, 1e5])
+def test_the_unit_of_the_response_changes_nothing(unit):
+    plain = drawn(0.3, 1.0)[0]
+    scaled = replace(plain, xy=plain.xy * unit, yy=plain.yy * unit**2)
+    one, other = (empirical_bayes(of, np.zeros(60, int)) for of in (plain, scaled))
+    np.testing.assert_allclose(other.mean / unit, one.mean, rtol=1e-6)
+    np.testing.assert_allclose(other.cov / unit**2, one.cov, rtol=1e-6)
 
 
 def test_weights_alone_are_not_uneven():
