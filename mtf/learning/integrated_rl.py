@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mtf.errors import InputError
 from mtf.learning import penalty
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.critic_report import calibrate_action, calibrate_value, critic_warnings
@@ -135,7 +136,9 @@ def actor_loss(critics: Critics, actor: Actor, batch: Batch, unit: torch.Tensor,
 
 
 def require(problem: Problem, config: IntegratedRLConfig) -> None:
-    """Raises InputError where `form = slate` has no candidates to replay."""
+    """Raises InputError where the actor would never move, or where `form = slate` has no candidates to replay."""
+    if config.steps < config.delay:
+        raise InputError(f"--steps {config.steps}: the actor moves every {config.delay} steps; take more, or --set delay=")
     if config.form == "slate":
         from mtf.learning.slate_critics import require_candidates
 
@@ -156,11 +159,11 @@ def learn(
     scale = max(float(value.ret.std()), 1e-6)
     by_head = config.groups == "heads"
     mediated: dict[str, Any] = {}
-    slates = None
+    slates, held = None, users_held_out(problem, config.held_out)
     if config.form == "slate":
         from mtf.learning.slate_critics import slate_part
 
-        slates = slate_part(problem, value, scale, seed=seed, progress=progress, by_head=by_head)
+        slates = slate_part(problem, value, scale, held=held, seed=seed, progress=progress, by_head=by_head)
         mediated = slates.report
     rows = tensors(
         problem,
@@ -171,7 +174,6 @@ def learn(
         weight=_user_weights(problem, config, seed) if config.bootstrap else None,
     )
     agent = IntegratedAgent(problem, rows.all, config, seed, slates)
-    held = users_held_out(problem, config.held_out)
     pool, kept = (torch.from_numpy(np.flatnonzero(of)) for of in (~held, held))
     trained = fit(agent, rows, pool, kept, config, seed=seed, name="integrated_rl", progress=progress, checkpoints=checkpoints)
     with torch.no_grad():
@@ -263,7 +265,8 @@ def _result(
         batch = rows.part(part)
         values = agent.critics.value(batch.now)
         joint = isinstance(agent.critics, JointCritics)
-        advantage = agent.critics(batch.now, batch.u) - values if joint else agent.critics.logged_part(batch)
+        # as in the loss: rows that did not explore are V's alone
+        advantage = agent.critics(batch.now, batch.u) - values if joint else batch.signal * agent.critics.logged_part(batch)
         means = (of.unflatten(0, (q, -1)).mean(1).sum(0).numpy() for of in (values, advantage))
         apart = advantage.unflatten(0, (q, -1)).std(1, unbiased=False).sum(0)
         return agent.actor(batch.z).numpy(), values.T.numpy(), *means, apart.numpy()

@@ -50,13 +50,16 @@ def require_candidates(problem: Problem, *, by_head: bool) -> None:
 
 
 def slate_part(
-    problem: Problem, value: Value, scale: float, *, seed: int, progress: Progress, by_head: bool = False
+    problem: Problem, value: Value, scale: float, *, held: np.ndarray, seed: int, progress: Progress, by_head: bool = False
 ) -> SlatePart:
-    """Replay the explored requests once; `by_head`: for a group of critics a reward head, else one for their sum."""
+    """Replay the explored requests once; `by_head`: for a group of critics a reward head, else one for their sum.
+
+    held: bool [n], rows whose outcomes say nothing here: of users on whom the critics are judged.
+    """
     spec = problem.data.spec
     assert spec is not None
     rows = replayed_rows(problem)
-    replay = Replay(problem, value, SlateReplayConfig(), rows, seed, progress, keep=True)
+    replay = Replay(problem, value, SlateReplayConfig(), rows, seed, progress, keep=True, held=held)
     assert replay.effects is not None
     worth = replay.fit(replay.moments).worth or {"value": 0.0, "sd": 1.0}
     # as in `step.evidence_step`: nothing for one standard deviation, all for two; the critics share it, so no spread doubts it

@@ -33,6 +33,7 @@ from mtf.learning.step import blocks, confirmed, evidence_step, linear_slopes
 from mtf.learning.value import Value
 
 CHUNK = 16384
+LEAST_MOVED = 1e-5
 ROWS_A_COLUMN = 50
 """Requests around the newest policy, for each column of phi, from which T is theirs alone."""
 
@@ -112,6 +113,8 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         "plug_in_worth": posterior.worth,
         "confirmed": share,
     }
+    if config.plug_in and problem.data.behaviour is None:
+        report["warnings"] = ["no_plug_in: transitions lack the column `behaviour`; shrunk towards no effect instead"]
     return Learned(problem.step_action(step.y), report)
 
 
@@ -149,7 +152,7 @@ class Replay:
     m is the mean of the slate's features over the box: what the candidates were worth whatever the action.
     nuisance, effect, direct: column numbers of [1 z m], f and u; model: the first two. slopes [A, P, F]: T;
     second [A, F]: second derivative of f in u, averaged over requests. effects [n, 2 L]: l~ and l~^2 of each row of the problem
-    (0 where no candidates were logged); where `keep` asks for them.
+    (0 where no candidates were logged); where `keep` asks for them. Outcomes of the rows `held` (bool [n]) are not read.
     """
 
     def __init__(
@@ -162,12 +165,13 @@ class Replay:
         progress: Progress,
         *,
         keep: bool = False,
+        held: np.ndarray | None = None,
     ) -> None:
         spec = problem.data.spec
         assert spec is not None
         require_pairs(config.draws)
         self.problem, self.spec, self.config = problem, spec, config
-        self.rng = np.random.default_rng(seed)
+        self.rngs = np.random.default_rng(seed), np.random.default_rng([seed, 1])
         n_slate, p, width = 3 * spec.n_objectives, problem.phi.shape[1], problem.data.action_width
         n_nuisance, n_effect = p + n_slate, n_slate * (1 + p)
         self.nuisance = np.arange(n_nuisance)
@@ -177,10 +181,16 @@ class Replay:
         kinds = np.repeat([0, 1, 2], [n_slate, n_slate, n_slate * (p - 1)])
         self.group = np.concatenate([np.full(n_nuisance, -1), kinds])
 
-        sample = rows[:: max(1, len(rows) // 8192)]
-        logged, fresh, _ = self._slates(sample)
-        self.scale = np.maximum((logged - fresh.mean(0)).std(0), 1e-9).astype(np.float32)
+        weights = problem.weight if held is None else np.where(held, 0, problem.weight)
+        open_rows = rows[weights[rows] > 0]
+        sample = open_rows[:: max(1, len(open_rows) // 8192)]
+        logged, fresh, _, _ = self._slates(sample)
         self.center = fresh.mean((0, 1))
+        sd = (logged - fresh.mean(0)).std(0)
+        # a score that all candidates of a request share is moved by rounding alone; a mean score has a unit, logs have none
+        has_unit = np.repeat([False, True, False], spec.n_objectives)
+        moved = sd > LEAST_MOVED * (np.abs(self.center) + np.where(has_unit, 0, 1))
+        self.scale = np.where(moved, sd, 1).astype(np.float32)
         self.prior, self.plug_in_scale = self._plug_in(rows, logged, sample)
 
         self.effects = problem.data.arrays.zeros((len(problem.data), 2 * n_slate)) if keep else None
@@ -197,7 +207,7 @@ class Replay:
             x, per_request, curve, phi = self._chunk(take)
             if self.effects is not None:
                 self.effects[take] = x[:, n_nuisance : n_nuisance + 2 * n_slate]
-            y, weight, fold, part = value.residual[take, None], problem.weight[take], problem.fold[take], problem.part[take]
+            y, weight, fold, part = value.residual[take, None], weights[take], problem.fold[take], problem.part[take]
             self.parts = with_rows(self.parts, part, x, y, weight)
             now = problem.current[take] if around_baseline else np.ones(len(take), bool)
             if not now.any():
@@ -243,24 +253,40 @@ class Replay:
         both = np.linalg.inv(np.linalg.inv(_regular(one)) + np.linalg.inv(_regular(other)))
         return np.kron(apart @ both @ apart.T / len(both), np.linalg.inv(_regular(one + other)))
 
-    def _slates(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features of the logged slates [m, L] and of `draws` fresh ones [R, m, L]; the fresh actions' u [R, m, A]."""
-        data, problem = self.problem.data, self.problem
+    def _slates(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Features of the logged slates [m, L] and of `draws` fresh ones [R, m, L]; the fresh actions' u [R, m, A]; features of
+        slates drawn as the logged action was: the fresh ones, but for rows that a wider box explored."""
+        data = self.problem.data
         scores, count = data.candidates(rows)
         tensor = torch.from_numpy(scores)
         center, lower, upper = self._box(rows)
-        mid = center + (lower + upper) * 0.5
-        fresh, at = [], []
-        for _ in range(self.config.draws // 2):
-            drawn = box.sample(self.rng, center, lower, upper)
-            for action in (drawn, 2 * mid - drawn):
-                fresh.append(slate_features(self.spec, action, tensor, count).numpy())
-                at.append((action - mid) / problem.unit)
+        fresh, u = self._drawn(self.rngs[0], center, lower, upper, tensor, count)
         logged = slate_features(self.spec, data.action[rows], tensor, count).numpy()
-        return logged, np.stack(fresh), np.stack(at)
+        wider = (data.lower[rows] < lower).any() or (data.upper[rows] > upper).any()
+        alike = self._drawn(self.rngs[1], center, data.lower[rows], data.upper[rows], tensor, count)[0] if wider else fresh
+        return logged, fresh, u, alike
+
+    def _drawn(
+        self,
+        rng: np.random.Generator,
+        center: np.ndarray,
+        lower: np.ndarray,
+        upper: np.ndarray,
+        scores: torch.Tensor,
+        count: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features [R, m, L] of the slates of `draws` actions a request, uniform in that box, and their u [R, m, A]."""
+        mid = center + (lower + upper) * 0.5
+        features, at = [], []
+        for _ in range(self.config.draws // 2):
+            drawn = box.sample(rng, center, lower, upper)
+            for action in (drawn, 2 * mid - drawn):
+                features.append(slate_features(self.spec, action, scores, count).numpy())
+                at.append((action - mid) / self.problem.unit)
+        return np.stack(features), np.stack(at)
 
     def _box(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Center and offsets of where slates are replayed: what was explored, but no wider than the box now.
+        """Center and offsets of where slopes are replayed: what was explored, but no wider than the box now.
 
         A step stays in the box now, and slopes over a wider range are others.
         """
@@ -269,15 +295,12 @@ class Replay:
 
     def _chunk(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Design [m, columns]; slopes of [l~, l~^2] in u at each request [m, A, 2 L]; their second derivatives; phi."""
-        logged, fresh, u = self._slates(rows)
+        logged, fresh, u, alike = self._slates(rows)
         phi = self.problem.phi[rows]
-        mean = fresh.mean(0)
-        # each draw beside the mean of the other pairs: one that held the draw itself would take 2 / draws off every curve
-        pairs = fresh[0::2] + fresh[1::2]
-        others = np.repeat((pairs.sum(0) - pairs) / (len(fresh) - 2), 2, axis=0)
-        effect, fresh_effect = (logged - mean) / self.scale, (fresh - others) / self.scale
+        mean = alike.mean(0)
+        effect, fresh_effect = (logged - mean) / self.scale, self._apart(fresh)
         squares = np.square(fresh_effect)
-        square, fresh_square = np.square(effect) - squares.mean(0), squares - squares.mean((0, 1))
+        square, fresh_square = np.square(effect) - self._expected_square(alike), squares - squares.mean((0, 1))
         interaction = (effect[:, :, None] * phi[:, None, 1:]).reshape(len(rows), -1)
         level = (mean - self.center) / (4 * self.scale)
         x = np.concatenate([phi, level, effect, square, interaction, self.problem.u[rows]], axis=1)
@@ -290,6 +313,21 @@ class Replay:
         legendre = 0.5 * (3 * (u * inverse) ** 2 - 1)
         curve = np.einsum("rmd,rml->mdl", legendre, moved) * (15 / len(u) * inverse**2)[:, :, None]
         return x, per_request, curve, phi
+
+    def _apart(self, features: np.ndarray) -> np.ndarray:
+        """Each draw [R, m, L] less the mean of the other pairs: with the draw in it, every curve would lose a share 2 / R."""
+        pairs = features[0::2] + features[1::2]
+        others = np.repeat((pairs.sum(0) - pairs) / (len(features) - 2), 2, axis=0)
+        apart: np.ndarray = (features - others) / self.scale
+        return apart
+
+    def _expected_square(self, features: np.ndarray) -> np.ndarray:
+        """Of one more draw less the mean of them all [m, L], from the draws [R, m, L]."""
+        pairs = (features[0::2] + features[1::2]) / (2 * self.scale)
+        # the mean of all is surer than that of the others, by which `_apart` judges
+        surer = pairs.var(0, ddof=1) * (1 / (len(pairs) - 1) - 1 / len(pairs))
+        expected: np.ndarray = np.square(self._apart(features)).mean(0) - surer
+        return expected
 
     def _plug_in(self, rows: np.ndarray, logged: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
         """Prior of the coefficients [model]: the reward that a slate's mean scores predict, and each head's calibration.

@@ -76,7 +76,8 @@ def learnable(data):
 
 
 def part(problem, value, scale=1.0, **settings):
-    return slate_part(problem, value, scale, seed=0, progress=Progress(False), **settings)
+    nobody = np.zeros(len(problem.data), bool)
+    return slate_part(problem, value, scale, **{"held": nobody, "seed": 0, "progress": Progress(False)} | settings)
 
 
 def test_what_is_logged_moves_with_the_action_as_what_is_replayed(learnable):

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from mtf import box
 from mtf.errors import InputError
 from mtf.fusion import rank
 from mtf.learning.problem import prepare
@@ -14,6 +16,7 @@ from mtf.learning.slate_replay import Replay, SlateReplayConfig, direct_effect, 
 from mtf.learning.value import fit_value
 from mtf.policy import Lineage, constant_policy
 from tests.conftest import small_spec
+from tests.evaluation.conftest import make_sessions
 from tests.learning.test_train import with_candidates
 
 SPEC = small_spec()
@@ -130,6 +133,53 @@ def test_a_wider_range_of_logged_actions_is_replayed_in_the_box_now(data):
             Replay(problem, fit_value(problem), SlateReplayConfig(), np.arange(len(of)), 0, Progress(False)).slopes[:, 0]
         )
     np.testing.assert_allclose(found[0], found[1], atol=0.02 * np.abs(found[0]).max())
+
+
+def test_what_the_action_did_has_mean_0_whatever_the_draws_and_the_box_now(data):
+    """l~ and l~^2 are less their means over the box that the action was drawn from: else they would speak of states, too."""
+    rows = np.arange(len(data))
+    for half, draws in ((0.4, 4), (0.4, 12), (0.2, 4)):
+        problem = prepare(data, "logged", half_width=np.full(4, half, np.float32))
+        made = Replay(problem, fit_value(problem), SlateReplayConfig(draws=draws), rows, 0, Progress(False))
+        effects = made._chunk(rows)[0][:, len(made.nuisance) : len(made.nuisance) + 2 * len(made.scale)]
+        assert np.abs(effects.mean(0) / effects.std(0)).max() < 3.5 / np.sqrt(len(rows)), (half, draws)
+
+
+def test_a_score_that_all_candidates_share_does_no_harm():
+    """A score of the user, not of the item, which actions move by rounding alone; the reward is the shown `watch` scores."""
+    spec = small_spec(
+        objectives=("click", "watch", "like"),
+        power_low=(0.0,) * 3,
+        power_high=(2.0,) * 3,
+        bias_low=(0.001, 0.01, 0.001),
+        bias_high=(1.0, 10.0, 1.0),
+        start=(0.0,) * 6,
+        behaviours=("watch", "click", "valid", "like"),
+    )
+    n, rng = 4000, np.random.default_rng(0)
+    scores = rng.random((n, 8, 3)).astype(np.float16).astype(np.float32)
+    scores[:, :, 2] = rng.random((n, 1)).astype(np.float16)
+    center = np.zeros((n, 6), np.float32)
+    low, high = box.offsets(center, 0.4)
+    action = box.sample(rng, center, low, high)
+    shown = rank(spec, action, scores)
+    watched = np.take_along_axis(scores[..., 1], shown, 1).sum(1) + rng.normal(size=n)
+    data = replace(
+        make_sessions(n, seed=6, slope=np.zeros(6), end=1.0, longest=1),
+        spec=spec,
+        action=action,
+        center=center,
+        lower=low,
+        upper=high,
+        next_center=center,
+        next_lower=low,
+        next_upper=high,
+        reward=watched[:, None].astype(np.float32),
+        cand_scores=pa.chunked_array([pa.array([of.astype("<f2").tobytes() for of in scores], pa.binary())]),
+    )
+    found = learned(data)
+    assert found.report["used"] == "slate_replay" and found.report["confirmed"] == 1
+    assert found.report["held_out_action"]["z"] > 4
 
 
 def test_the_slopes_error_is_their_spread_over_requests_and_draws(data):
