@@ -33,10 +33,11 @@ def calibrate_action(problem: Problem, value: Value, held: np.ndarray, advantage
 def calibrate_value(value: Value, held: np.ndarray, q: np.ndarray) -> dict[str, Any]:
     """On held-out users: slope of the realised return-to-go on Q(s, a) [n], their means, and a table of tenths by Q.
 
-    tenths: [[mean Q, mean return, standard error of the return], ...], rows of least Q first. All rows where few are held out.
+    tenths: [[mean Q, mean return, standard error of the return], ...], rows of least Q first. Empty where few are held out.
     """
-    rows = held if held.sum() >= FEWEST else np.ones(len(q), bool)
-    x, y = q[rows].astype(np.float64), value.ret[rows].astype(np.float64)
+    if held.sum() < FEWEST:
+        return {}
+    x, y = q[held].astype(np.float64), value.ret[held].astype(np.float64)
     cov = np.cov(x, y)
     order = np.array_split(np.argsort(x, kind="stable"), min(BINS, len(x)))
     return {

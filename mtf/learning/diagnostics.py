@@ -143,7 +143,9 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
         found.append(f"miscalibrated_q: on held-out users return-to-go has slope {q_slope:.2f} on Q(s, a), expected 1")
     if action.get("explained_share", 1.0) < 0:
         found.append(f"action_explains_nothing: held-out share {action['explained_share']:.2%}")
-    if report["algorithm"].get("rms_wanted") == 0:
+    if not any(report["half_width"]):
+        found.append("no_step: no dimension of the box has a width; nothing could move")
+    elif report["algorithm"].get("rms_wanted") == 0:
         found.append("no_step: no slope is sure enough of its sign; gather more rows")
     elif report["algorithm"].get("confirmed") == 0:
         found.append(f"no_step: users that it was not learned from do not confirm the advantage (z {action['z']:.1f}); log more")

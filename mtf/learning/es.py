@@ -20,7 +20,7 @@ from mtf.learning.config import Config
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
-from mtf.learning.slates import plug_in_weights, top_scores
+from mtf.learning.slates import plug_in_weights, require_paid_scores, top_scores
 from mtf.learning.value import Value
 
 
@@ -48,6 +48,7 @@ def require(problem: Problem, config: EvolutionConfig) -> None:
     """Raises InputError where no spec or, of a segment, no candidates were logged, or where no column has the segment's name."""
     if problem.data.spec is None or not problem.data.has_candidates.any():
         raise InputError("es: needs a spec and the candidates' scores of some requests; log them, or use another algorithm")
+    require_paid_scores("es", problem.data.spec)
     problem.data.require_whole_candidates()
     part, names = _segments(problem, config)
     logged = np.unique(part[problem.data.has_candidates])
@@ -122,10 +123,13 @@ def _search(
     for _ in progress.over(range(config.steps), "es"):
         settings = search.ask()
         search.tell(settings, [-promised(np.asarray(s)) for s in settings])
+    setting, after = np.asarray(search.result.xbest), -float(search.result.fbest)
+    if after <= before:
+        setting, after = start, before
     return {
-        "setting": np.asarray(search.result.xbest, np.float32).tolist(),
+        "setting": setting.astype(np.float32).tolist(),
         "before": before,
-        "after": -float(search.result.fbest),
+        "after": after,
         "evaluations": int(search.result.evaluations),
     }
 

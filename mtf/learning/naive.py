@@ -1,7 +1,8 @@
 """The usual form, as a comparator: IntegratedRL-MTF with MLP critics Q(s, a) on state and action together.
 
 Quiet failure: losses converge, actions stay in the box and go where noise points, for in the box the action's signal is
-small and an MLP spends itself on the state (docs/method.md). Of what users differ in it gets a fifth (docs/study.md).
+small and an MLP spends itself on the state (docs/method.md). It gets a third of
+what users differ in (docs/study.md).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.slate_replay import Replay, SlateReplayConfig, replayed_rows, require_pairs
+from mtf.learning.slates import require_paid_scores
 from mtf.learning.step import evidence_step, linear_slopes
 from mtf.learning.value import Value
 
@@ -28,20 +29,21 @@ class PlugInConfig(Config):
 
 
 def require(problem: Problem, config: PlugInConfig) -> None:
-    """Raises InputError where no candidates or no spec were logged."""
+    """Raises InputError where no candidates, no spec or no behaviour were logged, or where no score promises a reward."""
     if problem.data.spec is None or not len(replayed_rows(problem)):
         raise InputError("plug_in: needs a spec and the candidates' scores of explored requests; log them, or use another one")
     require_pairs(config.draws)
     problem.data.require_whole_candidates()
+    require_paid_scores("plug_in", problem.data.spec)
+    if problem.data.behaviour is None:
+        raise InputError("plug_in: no column `behaviour` in the transitions, by which scores are calibrated; use another one")
 
 
 def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, progress: Progress) -> Learned:
-    """Step along the plug-in reward's slopes. Raises InputError where no plug-in reward exists."""
+    """Step along the plug-in reward's slopes."""
     rows = replayed_rows(problem)
     replay = Replay(problem, value, SlateReplayConfig(draws=config.draws), rows, seed, progress)
     b = replay.prior[replay.effect]
-    if not b.any():
-        raise InputError("plug_in: no score predicts a behaviour that the reward weighs; name objectives after behaviours")
     c = replay.slopes @ b
     arrays = problem.data.arrays
     slopes = linear_slopes(problem.phi, c, np.zeros((len(c), c.shape[1], c.shape[1])), arrays)

@@ -1,7 +1,13 @@
 """What every algorithm sees: training rows, the deployed policy at each of their states, and the box around it now.
 
-Notation of docs/method.md: a action, mu_bp the deployed policy, h the box's half-width, `u = (a - mid) / h` the position
-of a logged action in its own box, in units of the half-width in force now (so rows of wider or narrower boxes pool).
+Notation of docs/method.md: a action, mu_bp the deployed policy, h the box's half-width in force now. Positions of actions:
+
+    u = (a - mid) / h, mid the middle of the box that the row was drawn from    so rows of wider (|u| > 1) or narrower boxes pool
+    x = 2 (a - mid) / W, W that box's own width                                 from -1 to 1; what ratios and weights are in
+    move = (a - mu_bp(s)) / h                                                   0 at the deployed policy; what learners return
+    y = 2 (a - mid) / W of the box around mu_bp now                             what the gate measures steps in
+
+A box that is cut at the edge of the action space has its middle elsewhere than mu_bp; else move and y are one.
 """
 
 from __future__ import annotations
@@ -47,10 +53,10 @@ class Problem:
 
     center, lower, upper [n, A]: mu_bp(s) and the box around it now (offsets, cut at the edge); next_* the same at s'.
     half_width [A]: h of that box. unit [A]: h, and 1 where h is 0.
-    u [n, A]: position of the logged action, see above; 0 in rows without exploration.
+    u [n, A]: position of the logged action in its own box, see above; 0 in rows without exploration.
     signal: bool [n], rows that explored: only they say anything about actions; the others fit V alone.
     current: bool [n], those of them that explored around mu_bp itself.
-    weight [n]: 0.7 ** (rounds since the row's policy was the newest): earlier rounds count less.
+    weight [n]: 0.7 ** (rounds since the row's policy was the newest that explored): earlier rounds count less.
     group: int64 [n], one code a (policy, exploring): V has an intercept each.
     mean, scale [S]; z, next_z [n, S]: the state, standardised and clipped to +-3.
     fold: int64 [n], 0 or 1 by user: V is fitted on the one and read on the other.
@@ -85,7 +91,7 @@ class Problem:
 
     @property
     def unit(self) -> np.ndarray:
-        """h [A], 1 where nothing varies."""
+        """h [A], and 1 where h is 0, only so that one may divide by it."""
         return np.where(self.half_width > 0, self.half_width, 1).astype(np.float32)
 
     @cached_property
@@ -176,6 +182,7 @@ def prepare(
         warnings.append("baseline_not_in_data: no explored row is of the baseline; slopes are taken at the logged centres")
         own = data.exploring
     latest = _latest_half_width(data, own) if own.any() else np.zeros(width, np.float32)
+    given = half_width is not None
     half_width = np.asarray(latest if half_width is None else half_width, np.float32)
     if half_width.shape != (width,):
         raise InputError(f"exploration: half_width has {half_width.size} numbers, the actions {width}; give one a dimension")
@@ -198,8 +205,8 @@ def prepare(
         z, next_z = (_standardise(state[rows], mean, scale) for state in (data.state, data.next_state))
         return z, next_z, u.astype(np.float32), np.logical_not(outside.any(axis=1, keepdims=True))
 
-    center, lower, upper = _box_now(deployed, data, "", half_width)
-    nxt = _box_now(deployed, data, "next_", half_width)
+    center, lower, upper = _box_now(deployed, data, "", half_width, given)
+    nxt = _box_now(deployed, data, "next_", half_width, given)
     z, next_z, u, inside = data.arrays.build(n, relative)
     signal = data.exploring & inside[:, 0]
     explored, astray = int(data.exploring.sum()), int((data.exploring & ~signal).sum())
@@ -307,8 +314,11 @@ def _latest_half_width(data: TransitionSet, rows: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(upper, -lower), np.float32)
 
 
-def _box_now(deployed: Baseline, data: TransitionSet, when: str, half_width: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(center, lower, upper) [n, A] of the box around the deployed policy at s (`when` empty) or s' (`next_`)."""
+def _box_now(deployed: Baseline, data: TransitionSet, when: str, half_width: np.ndarray, given: bool) -> tuple[np.ndarray, ...]:
+    """(center, lower, upper) [n, A] of the box around the deployed policy at s (`when` empty) or s' (`next_`).
+
+    Of `logged` it is the row's own, and no wider than `half_width` where somebody gave that.
+    """
     state, center, lower, upper = (getattr(data, when + name) for name in ("state", "center", "lower", "upper"))
 
     def some(rows: slice) -> tuple[np.ndarray, ...]:
@@ -317,7 +327,8 @@ def _box_now(deployed: Baseline, data: TransitionSet, when: str, half_width: np.
             return (now, *box.offsets(now, half_width))
         varied = (upper[rows] > lower[rows]).any(axis=1, keepdims=True)
         low, high = box.offsets(center[rows], half_width)
-        return center[rows], np.where(varied, lower[rows], low), np.where(varied, upper[rows], high)
+        least, most = (np.maximum(lower[rows], low), np.minimum(upper[rows], high)) if given else (lower[rows], upper[rows])
+        return center[rows], np.where(varied, least, low), np.where(varied, most, high)
 
     return data.arrays.build(len(data), some)
 
@@ -361,11 +372,13 @@ def _explored_dimensions(data: TransitionSet) -> np.ndarray:
 def _round_weight(data: TransitionSet, sha: str | None, decay: float) -> np.ndarray | None:
     """decay ** age: the baseline's rows and any newer have age 0, the policy before it 1, and so on, by first day and request.
 
+    Rounds are of policies that explored. What only served (a canary that was refused) is as old as what explored when it began.
     None where rows of several policies say neither when they are of.
     """
     names = [s for s in dict.fromkeys(data.policy_sha) if s is not None]
     if len(names) < 2:
         return np.ones(len(data), np.float32)
+    explored = {s for s in names if data.exploring[data.policy_sha == s].any()} or set(names)
     dated = all(d is not None for d in data.dt)
     if not dated and data.columns and "ts" not in data.columns:
         return None
@@ -374,12 +387,12 @@ def _round_weight(data: TransitionSet, sha: str | None, decay: float) -> np.ndar
     for name in names:
         of = data.policy_sha == name
         first[name] = (min(data.dt[of]) if dated else "", data.ts[of].min())
-    newest_first = sorted(names, key=lambda name: first[name], reverse=True)
-    now = newest_first.index(sha) if sha in newest_first else 0
-    age = {name: max(i - now, 0) for i, name in enumerate(newest_first)}
+    oldest_first = sorted(names, key=lambda name: first[name])
+    began = {name: sum(other in explored for other in oldest_first[: i + 1]) for i, name in enumerate(oldest_first)}
+    now = began[sha] if sha in began else max(began.values())
     weight = np.ones(len(data), np.float32)
-    for name, rounds in age.items():
-        weight[data.policy_sha == name] = decay**rounds
+    for name, number in began.items():
+        weight[data.policy_sha == name] = decay ** max(now - max(number, 1), 0)
     return weight
 
 
@@ -403,7 +416,10 @@ def _standardise(state: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.n
 
 
 def users_held_out(problem: Problem, share: float) -> np.ndarray:
-    """bool [n]: rows of a fixed `share` of the training users, kept from the fit for calibration."""
+    """bool [n]: rows of a `share` of the training users, kept from the fit for calibration.
+
+    The same ones whenever the same data are trained on; another data set holds out others.
+    """
     order = _units(problem.data, 977)
     return order < share * (order.max() + 1)
 

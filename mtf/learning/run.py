@@ -226,7 +226,8 @@ def _fresh_place(out: Path, read: Mapping[str, Path | str | None]) -> None:
     """Raises InputError where the bundle would replace what is read, or what is no bundle: before time is spent."""
     replaceable(out, "policy.json")
     for name, path in read.items():
-        if path is None or not Path(path).exists():
+        # checkpoints are made where there are none yet; `bootstrap` and `logged` are no places
+        if path is None or (name != "checkpoints" and not Path(path).exists()):
             continue
         place, other = out.resolve(), Path(path).resolve()
         if place == other or place in other.parents:
@@ -237,11 +238,14 @@ def _checkpoints(folder: Path, problem: Problem, algorithm: str, config: Config,
     """Checkpoints that only a training of the same rows, settings, seed, code and number of processes will take up."""
     digest = hashlib.sha256(f"{algorithm} {seed} {code_sha()} {problem.baseline.sha} {parallel.size()}".encode())
     digest.update(msgspec.json.encode(config.to_dict(), order="sorted"))
-    digest.update(f"{problem.gamma} {problem.half_width.tolist()}".encode())
     data = problem.data
+    version = data.spec.version if data.spec is not None else None
+    digest.update(f"{problem.gamma} {problem.half_width.tolist()} {version}".encode())
     read = (problem.z, problem.next_z, problem.u, problem.center, problem.weight, problem.signal, data.reward, data.terminal)
-    boxes = (data.lower, data.upper, data.next_center, data.next_lower, data.next_upper)
-    for column in (*read, *boxes, data.session, data.step, data.user, data.value_mask, data.behaviour):
+    # rows that did not explore have u = 0, but a critic of Q(s, a) reads what they served
+    boxes = (data.action, data.center, data.lower, data.upper, data.next_center, data.next_lower, data.next_upper)
+    of = (problem.group, problem.current, data.session, data.step, data.user, data.value_mask, data.behaviour)
+    for column in (*read, *boxes, *of):
         digest.update(b"none" if column is None else np.ascontiguousarray(column).data)
     for user in data.user_ids:
         digest.update(f"{user} ".encode())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from mtf.errors import InputError
 from mtf.features import SCORE_FLOOR
 from mtf.spec import FusionSpec
 
@@ -56,3 +57,12 @@ def plug_in_weights(spec: FusionSpec) -> np.ndarray:
     """
     total = {b: sum(head.weights.get(b, 0.0) for head in spec.reward_heads) for b in spec.behaviours}
     return np.array([total.get(o, 0.0) for o in spec.objectives])
+
+
+def require_paid_scores(algorithm: str, spec: FusionSpec) -> None:
+    """Raises InputError where no score promises any reward."""
+    if not plug_in_weights(spec).any():
+        raise InputError(
+            f"{algorithm}: no objective ({', '.join(spec.objectives)}) is a behaviour that a reward head weighs; "
+            "name objectives after the behaviours that they predict, or use another algorithm"
+        )

@@ -1,7 +1,7 @@
 """TD3+BC (Fujimoto and Gu, 2021): TD3 whose actor is held to the logged actions.
 
 Actor loss `-alpha mean Q_1(s, mu(s)) / mean |Q_1| + mean (mu(s) - a)^2`, actions in half-widths of the box. The square is a mean
-over dimensions, as in the authors' code: alpha is worth the same in one dimension and in ten. The rest is `td3`.
+over the dimensions that vary, as in the authors' code: alpha is worth the same in one and in ten. The rest is `td3`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class TD3BCConfig(TD3Config):
     alpha: float = 2.5
 
 
-def actor_loss(critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Tensor, alpha: float) -> torch.Tensor:
-    """`-alpha mean Q_1 / mean |Q_1| + mean (u_mu - u)^2`, the square a mean over dimensions, too."""
+def actor_loss(critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Tensor, alpha: float, varied: int) -> torch.Tensor:
+    """`-alpha mean Q_1 / mean |Q_1| + mean (u_mu - u)^2`, the square a mean over the `varied` dimensions, too."""
     u = boxed(actor, batch.z, batch.box, unit)
     q = critics.first(batch.now, u)
     size = parallel.mean(q.detach().abs().mean()).clamp(min=1e-6)
-    return -alpha * q.mean() / size + (u - batch.u).square().mean()
+    return -alpha * q.mean() / size + (u - batch.u).square().sum(1).mean() / varied
 
 
 class TD3BC(TD3):
@@ -42,8 +42,12 @@ class TD3BC(TD3):
 
     config: TD3BCConfig
 
+    def __init__(self, problem: Problem, rows: Batch, config: TD3BCConfig, generator: torch.Generator) -> None:
+        super().__init__(problem, rows, config, generator)
+        self.varied = max(int((problem.half_width > 0).sum()), 1)
+
     def actor_loss(self, batch: Batch) -> torch.Tensor:
-        return actor_loss(self.critics, self.actor, batch, self.unit, self.config.alpha)
+        return actor_loss(self.critics, self.actor, batch, self.unit, self.config.alpha, self.varied)
 
 
 def learn(

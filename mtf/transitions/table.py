@@ -233,7 +233,7 @@ def load_transitions(
         memory. Mapped data carries no shown slates: it is for learning.
     Raises InputError naming file, column and value for anything that cannot be trained on: a missing column, one of another
     type or spec, lists of unequal length, a value that is not finite, an action outside [-1, 1], a box upside down, a step that a
-    session has twice, no rows.
+    session has twice, a session that goes on after its terminal row, no rows.
     """
     path = Path(path)
     files = sorted(p for p in path.rglob("*.parquet") if _is_data(p, path)) if path.is_dir() else [path]
@@ -324,6 +324,13 @@ def from_table(table: pa.Table, *, spec: FusionSpec | None = None, where: str = 
     for name, value in boxes.items():
         _same_width(name, value, "action", action, where)
     _same_width("next_state", next_state, "state", state, where)
+    terminal = flags("terminal", False)
+    early = np.flatnonzero(terminal[:-1] & (session[1:] == session[:-1]))
+    if len(early):
+        which = f"session {table.column('session_id')[int(early[0])].as_py()!r} is `terminal` at step {step[early[0]]}"
+        raise InputError(
+            f"transitions: {where}: {which} and goes on ({len(early)} such rows); give what comes after it a session of its own"
+        )
     varied = (upper > lower).any(axis=1)
     _within("action", action, np.abs(action) <= 1 + EDGE_TOLERANCE, "normalise actions to [-1, 1]", where)
     _within("center", center, np.abs(center) <= 1 + EDGE_TOLERANCE, "normalise actions to [-1, 1]", where)
@@ -332,6 +339,12 @@ def from_table(table: pa.Table, *, spec: FusionSpec | None = None, where: str = 
         raise InputError(
             f"transitions: {where}: state and action have widths {state.shape[1]} and {action.shape[1]}; "
             f"spec {spec.version} has {spec.state_width} and {spec.action_width}; give the spec that made them"
+        )
+    behaviour = matrix("behaviour") if "behaviour" in names else None
+    if spec is not None and behaviour is not None and behaviour.shape[1] != len(spec.behaviours):
+        raise InputError(
+            f"transitions: {where}: `behaviour` has width {behaviour.shape[1]}, spec {spec.version} names {len(spec.behaviours)} "
+            f"({', '.join(spec.behaviours)}); give the spec that made them"
         )
     if spec is not None and "spec_version" in names:
         strange = sorted({v for v in strings("spec_version") if v is not None} - {spec.version})
@@ -355,7 +368,7 @@ def from_table(table: pa.Table, *, spec: FusionSpec | None = None, where: str = 
         next_lower=next_lower,
         next_upper=next_upper,
         reward=matrix("reward"),
-        terminal=flags("terminal", False),
+        terminal=terminal,
         truncated=flags("truncated", False),
         exploring=np.logical_and(flags("exploring", True), varied),
         policy_sha=strings("policy_sha"),
@@ -365,7 +378,7 @@ def from_table(table: pa.Table, *, spec: FusionSpec | None = None, where: str = 
         ts=ts,
         value_mask=~moved_by_action(spec) if spec is not None else np.ones(state.shape[1], bool),
         spec=spec,
-        behaviour=matrix("behaviour") if "behaviour" in names else None,
+        behaviour=behaviour,
         cand_scores=table.column("cand_scores") if "cand_scores" in names else None,
         shown_scores=table.column("shown_scores") if "shown_scores" in names else None,
         shown_valid=table.column("shown_valid") if "shown_valid" in names else None,

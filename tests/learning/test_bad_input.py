@@ -150,6 +150,10 @@ def test_an_output_that_would_delete_what_it_should_not(tmp_path):
     ):
         with pytest.raises(InputError, match=says):
             train(rows, out, **settings)
+    # checkpoints that are not there yet: they would make a folder that the bundle cannot take the place of
+    for checkpoints in (tmp_path / "new", tmp_path / "new" / "kept"):
+        with pytest.raises(InputError, match=r"--out .*new would replace checkpoints .*new"):
+            train(rows, tmp_path / "new", **settings | {"checkpoints": checkpoints})
     assert sorted(tmp_path.rglob("*")) == before
     assert notes.read_text() == "keep me"
 
@@ -164,6 +168,7 @@ def test_an_output_that_would_delete_what_it_should_not(tmp_path):
         ({"algorithm": "td3", "overrides": {"steps": "7"}, "steps": 5}, "--steps 5, but --set steps=7; give one of the two"),
         ({"algorithm": "td3", "overrides": {"batch": "100000000000000"}}, "--set batch=1e[+]14: keep it from 1 to"),
         ({"algorithm": "slate_replay", "overrides": {"draws": "3"}}, "--set draws=3: keep it even and at least 4"),
+        ({"algorithm": "naive", "steps": 10}, "--steps 10: the actor moves every 15 steps; take more, or --set delay="),
     ],
 )
 def test_settings_that_make_no_sense(changes, says):
@@ -267,6 +272,7 @@ def foreign(data, says, first, few):
     refused(replace(data, reward=data.reward * 2), says, **first)
     refused(replace(data, value_mask=~data.value_mask), says, **first)
     refused(replace(data, user=data.user[::-1].copy()), says, **first)
+    refused(replace(data, action=-data.action), says, **first)
     logged = pa.chunked_array([pa.array([b"\0\0" * 8] * len(data), pa.binary())])
     refused(replace(data, cand_scores=logged, spec=small_spec()), says, **first)
 

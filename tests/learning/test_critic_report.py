@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mtf.learning.critic_report import critic_warnings
+from mtf.learning.critic_report import calibrate_value, critic_warnings
 from mtf.learning.value import Value
 
 
@@ -42,3 +42,7 @@ def test_a_value_far_beyond_any_return_or_no_number_is_divergence():
         assert said.startswith("divergence: a critic's value reaches ")
     values[0, 0] = 19.9
     assert critic_warnings(RETURNS, values, scale=2.0) == []
+
+
+def test_without_held_out_users_nothing_is_said_of_them():
+    assert calibrate_value(RETURNS, np.zeros(4, bool), LIVE[:, 0]) == {}

@@ -104,6 +104,7 @@ def test_the_step_by_hand():
 
 
 GOOD = {
+    "half_width": [0.3, 0.0],
     "step": {"edge_share": 0.1, "rms_y": 0.3},
     "config": {"max_rms_step": 0.5},
     "tests": {"signal_p": 0.01, "p": 0.5, "chi2": 3.0},
@@ -128,6 +129,7 @@ GOOD = {
         ("algorithm", {"held_out_action": {"slope": 1.0, "explained_share": -0.01}}, "action_explains_nothing"),
         ("algorithm", {"confirmed": 0.0, "held_out_action": {"z": 0.4}}, "no_step"),
         ("algorithm", {"confirmed": 1.0, "rms_wanted": 0.0}, "no_step"),
+        ("half_width", [0.0, 0.0], "no_step"),
         ("distilled", {"outside_share": 0.011}, "outside_box"),
     ],
 )

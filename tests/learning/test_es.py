@@ -8,11 +8,12 @@ import pytest
 
 from mtf.errors import InputError
 from mtf.fusion import rank
-from mtf.learning.es import EvolutionConfig, learn
+from mtf.learning.es import EvolutionConfig, learn, require
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
 from mtf.learning.value import fit_value
 from mtf.policy import Lineage, constant_policy
+from mtf.spec import RewardHead
 from tests.conftest import small_spec
 from tests.learning.test_train import with_candidates
 
@@ -81,6 +82,19 @@ def test_the_objective_is_the_reward_that_the_scores_promise(problem):
     shown = rank(SPEC, np.zeros((len(rows), 4)), scores, count)
     plain = 3 * 0.01 * np.take_along_axis(scores[..., 1], shown, 1).mean()
     assert found.report["settings"][0]["before"] == pytest.approx(plain, rel=1e-4)
+
+
+def test_where_no_setting_promises_more_it_stays(problem):
+    """One candidate as often as slots: every setting shows the same."""
+    data = problem.data
+    few = pa.chunked_array([pa.array([np.ones((3, 2), "<f2").tobytes()] * len(data), pa.binary())])
+    found = search(prepare(replace(data, cand_scores=few), "logged"))
+    (best,) = found.report["settings"]
+    assert best["after"] == best["before"]
+    np.testing.assert_allclose(best["setting"], problem.center.mean(axis=0), atol=1e-6)
+    unpaid = small_spec(reward_heads=(RewardHead(name="valid", weights={"valid": 1.0}),))
+    with pytest.raises(InputError, match=r"es: no objective \(click, watch\) is a behaviour that a reward head weighs"):
+        require(prepare(replace(data, spec=unpaid), "logged"), CONFIG)
 
 
 def test_a_score_in_other_units_does_no_harm(problem):

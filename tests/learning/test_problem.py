@@ -65,6 +65,23 @@ def test_earlier_rounds_count_less_and_only_todays_are_current(data, tmp_path):
     assert len(np.unique(found.group)) == 3
 
 
+def test_a_policy_that_only_served_makes_no_round(data, tmp_path):
+    """A was explored, B and C were canaries that were refused, D is explored now: rows of A, B and C are one round old."""
+    policy = constant_policy(np.zeros(2), 3, spec=None, lineage=LINEAGE)
+    policy.write(tmp_path / "p")
+    names = np.array(["a", "b", "c", policy.sha], object)[data.session * 4 // data.n_sessions]
+    served = np.isin(names, ["b", "c"])
+    changes = {"policy_sha": names, "ts": np.arange(len(data)), "exploring": data.exploring & ~served}
+    found = prepare(relabel(data, **changes), tmp_path / "p")
+    np.testing.assert_allclose(found.weight, np.where(names == policy.sha, 1, 0.7), rtol=1e-6)
+
+
+def test_logged_boxes_are_no_wider_than_a_width_that_is_given(data):
+    own, narrower = prepare(data, "logged"), prepare(data, "logged", half_width=np.full(2, 0.1))
+    np.testing.assert_array_equal(own.lower, data.lower)
+    assert np.abs(narrower.lower).max() <= 0.1 + 1e-6 and np.abs(narrower.next_upper).max() <= 0.1 + 1e-6
+
+
 def test_rows_that_did_not_explore_fit_v_alone(data):
     still = data.session % 4 == 0
     parts = {name: np.where(still[:, None], 0, getattr(data, name)).astype(np.float32) for name in ("action", "lower", "upper")}

@@ -32,7 +32,7 @@ def test_with_a_linear_q_the_step_does_not_depend_on_its_scale(c):
     """Q = c a, data action 0, weight .5: a = .5 for every c > 0."""
     actor = actor_at(0.1)
     for _ in range(400):
-        loss = actor_loss(linear(c, 0.0), actor, batch(), UNIT, 0.5)
+        loss = actor_loss(linear(c, 0.0), actor, batch(), UNIT, 0.5, 1)
         (gradient,) = torch.autograd.grad(loss, [actor.mlp.biases[0]])
         with torch.no_grad():
             actor.mlp.biases[0] -= 0.05 * gradient
@@ -53,7 +53,7 @@ def test_cloning_weighs_the_same_in_one_dimension_and_in_two():
         box=tuple(v.expand(3, 2) for v in rows.box),
     )
     still = Actor(1, 2, (4,), torch.Generator())
-    found = actor_loss(flat, still, wide, UNIT.expand(2), 0.5)
+    found = actor_loss(flat, still, wide, UNIT.expand(2), 0.5, 2)
     assert float(found.detach()) == pytest.approx(-0.5 + 0.25)
 
 
