@@ -5,7 +5,9 @@
     D3  a box around the newest policy, a day a round, a training a round
 
 Every policy that takes a step is deployed, whatever a gate would say; each value is played with common random numbers in
-sessions that no log holds. A cell is a file: what is there is not run again, so that the study can be stopped and gone on with.
+sessions that no log holds. A cell is a file: what is there is not run again, so that the study can be stopped and gone on
+with. It says in which world it was played, how many users judged it and by which code, and what groups of them said, so that
+any two cells can be compared on the same users.
 
     mtf world make --preset personalised --out var/worlds/personalised
     python -m benchmarks.study run --world var/worlds/personalised --out var/study --processes 2 \\
@@ -38,11 +40,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+import mtf.world
 from benchmarks.study_page import write
 from benchmarks.study_report import paired, primary, read, render
+from mtf.errors import InputError
 from mtf.evaluation.gauc import Gauc, weighted_gauc
 from mtf.fileio import write_atomic
 from mtf.fusion import log_fused
+from mtf.learning.config import with_overrides
+from mtf.learning.registry import algorithm as find_algorithm
 from mtf.learning.run import code_sha, train_on
 from mtf.policy import Policy, bootstrap_policy
 from mtf.world.explore import Exploring, Noise, explore, join
@@ -54,6 +60,7 @@ TRUTH_SEED = 990_001
 GAUC_SEED, GAUC_USERS = 990_002, 3000
 FIRST_DAY = datetime.date(2026, 1, 1)
 GAUSSIAN_SD = 0.2
+JUDGES = 50
 WORLDS = Path(__file__).parents[1] / "docs" / "results" / "worlds.json"
 LEARNED = ("used", "direct_effect", "held_out_action", "flat", "plug_in_worth")
 QUICK = "slate_replay,linear_advantage,corner,plug_in,naive"
@@ -136,13 +143,37 @@ def cell_of(
 
 def run_cells(world: Path, cells: list[dict[str, Any]], out: Path, truth_users: int, processes: int) -> None:
     """Run those of `cells` that have no file in `out`, each in a thread of its own process."""
+    for learner in {cell["learner"] for cell in cells}:
+        name, settings = _split(learner)
+        with_overrides(find_algorithm(name).config, settings)
+    for cell in cells:
+        require_alike(out / f"{_name(cell)}.json", world_sha(world), truth_users)
     todo = [cell for cell in cells if not (out / f"{_name(cell)}.json").exists()]
     os.environ["OMP_NUM_THREADS"] = "1"
     workers = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
+    failed = []
     with workers as pool, tqdm(total=len(todo), unit="cell") as bar:
-        for done in as_completed([pool.submit(run_cell, world, cell, out, truth_users) for cell in todo]):
-            bar.set_postfix_str(done.result())
+        running = {pool.submit(run_cell, world, cell, out, truth_users): cell for cell in todo}
+        for done in as_completed(running):
             bar.update()
+            if (error := done.exception()) is not None:
+                failed.append(f"{_name(running[done])}: {error}")
+                bar.write(failed[-1])
+            else:
+                bar.set_postfix_str(done.result())
+    if failed:
+        raise SystemExit("\n".join([f"{len(failed)} of {len(todo)} cells failed and left no file:", *failed]))
+
+
+def require_alike(file: Path, world: str, truth_users: int) -> None:
+    """Raises InputError where the cell was played in another world of that name, or judged by another number of users.
+
+    Cells of before they said so are taken as they are.
+    """
+    made = json.loads(file.read_text()) if file.exists() else {}
+    for what, wanted in (("world_sha", world), ("truth_users", truth_users)):
+        if made.get(what, wanted) != wanted:
+            raise InputError(f"{file}: {what} is {made[what]}, here it is {wanted}; give another --out")
 
 
 def _end_with(parent: int) -> None:
@@ -159,12 +190,13 @@ def _end_with(parent: int) -> None:
 def run_cell(folder: Path, cell: dict[str, Any], out: Path, truth_users: int) -> str:
     """Play one cell and write its file; returns its name."""
     # read before the cell is played: what is edited meanwhile is not what runs
-    code = code_sha()
+    code = f"{code_sha()} {played_by()}"
     truth = _truths(folder, truth_users)
     began = time.perf_counter()
     rounds = list(play(truth.world, cell, truth))
     seconds = time.perf_counter() - began
-    found = {**cell, "code": code, "seconds": seconds, "rounds": rounds}
+    of = {"world_sha": world_sha(folder), "truth_users": truth.users, "code": code}
+    found = {**cell, **of, "seconds": seconds, "judges": truth.judges(), "rounds": rounds}
     write_atomic(out / f"{_name(cell)}.json", json.dumps(found, indent=1).encode())
     return f"{cell['learner']} {cell['exploration']} seed {cell['seed']}"
 
@@ -189,7 +221,7 @@ def excerpt(out: Path, users: int) -> None:
 
 def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[str, Any]]:
     """One row a training."""
-    learner, *settings = cell["learner"].split(":")
+    learner, settings = _split(cell["learner"])
     start = bootstrap_policy(world.spec)
     policy, days = start, []
     progressive = cell["exploration"] == "D3"
@@ -214,7 +246,7 @@ def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[st
                 baseline=bundle,
                 half_width=np.full(world.spec.action_width, cell["box"], np.float32),
                 seed=cell["seed"],
-                overrides=dict(s.replace("+", ",").split("=") for s in settings),
+                overrides=settings,
                 progress=False,
             )
             trained = time.perf_counter()
@@ -257,7 +289,12 @@ class _Truths:
             "discounted_se": discounted_se,
             "metrics": metrics,
             "gauc": gauc,
+            "judges": _groups(found),
         }
+
+    def judges(self) -> list[float]:
+        """What each group of users said of the start."""
+        return _groups(self.start)
 
     def _play(self, policy: Policy) -> Truth:
         return true_value(self.world, policy, self.users, TRUTH_SEED)
@@ -290,6 +327,35 @@ class _Shown:
 def _truths(folder: Path, users: int) -> _Truths:
     """Loaded and played once a process."""
     return _Truths(World.load(folder), users)
+
+
+def _groups(truth: Truth) -> list[float]:
+    """Mean session reward of JUDGES groups of users, the same for every policy."""
+    order = np.random.default_rng(0).permutation(len(truth.sessions))
+    return [round(float(truth.sessions[part].mean()), 4) for part in np.array_split(order, JUDGES)]
+
+
+def world_sha(folder: Path) -> str:
+    """Hash (12 hex digits) of a world's files."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
+def played_by() -> str:
+    """Hash (12 hex digits) of what plays and judges a cell, beside the learners."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for file in sorted(Path(mtf.world.__file__).parent.rglob("*.py")):
+        digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _split(learner: str) -> tuple[str, dict[str, str]]:
+    """`name:key=value:key=value` as a name and its settings."""
+    name, *settings = learner.split(":")
+    return name, dict(s.replace("+", ",").split("=") for s in settings)
 
 
 def _name(cell: dict[str, Any]) -> str:
