@@ -32,8 +32,19 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         raise
 
 
+def require_writable(path: Path) -> None:
+    """Raises InputError where no file or folder can be made at `path`; makes nothing."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise InputError(f"{path}: {folder} is a file, not a folder; give another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: {folder} cannot be written to; give another place")
+
+
 def replaceable(path: Path, mark: str) -> None:
-    """Raises InputError where `path` holds something else than an earlier folder of the kind that the file `mark` tells."""
+    """Raises InputError where `path` holds something else than an earlier folder of the kind that the file `mark` tells, or where
+    none can be made."""
+    require_writable(path)
     if not path.exists() or (path / mark).is_file():
         return
     if not path.is_dir() or any(path.iterdir()):

@@ -193,12 +193,29 @@ def policy_from_files(files: dict[str, bytes], where: str, expect_sha: str | Non
         raise InputError(f"policy: {where} is damaged: {error}") from error
     if document.format != FORMAT:
         raise InputError(f"policy: {where} has format {document.format}; this release reads {FORMAT}")
+    _require_shapes(arrays, golden, document, where)
     policy = Policy(arrays, spec=document.spec, lineage=document.lineage, scaler_clip=document.scaler_clip)
-    worst = float(np.abs(policy.act(golden["states"]) - golden["actions"]).max())
-    if worst > GOLDEN_TOLERANCE:
+    worst = float(np.abs(policy.act(golden["states"]) - golden["actions"]).max(initial=0))
+    if not worst <= GOLDEN_TOLERANCE:  # no number is not small
         raise IntegrityError(f"policy: {where} misses its golden actions by {worst:.2g} (allowed {GOLDEN_TOLERANCE})")
     policy._sha = sha
     return policy
+
+
+def _require_shapes(arrays: dict[str, np.ndarray], golden: dict[str, np.ndarray], document: Document, where: str) -> None:
+    """Raises InputError where the arrays are not those of the document's widths."""
+    state, action, widths = document.state_width, document.action_width, (*document.hidden, document.action_width)
+    wanted = {"mean": (state,), "scale": (state,), "skip": (state, action)}
+    for i, (fan_in, fan_out) in enumerate(zip((state, *document.hidden), widths, strict=True)):
+        wanted |= {f"weight_{i}": (fan_in, fan_out), f"bias_{i}": (fan_out,)}
+    n = len(golden["states"]) if "states" in golden else 0
+    for of, shapes in ((arrays, wanted), (golden, {"states": (n, state), "actions": (n, action)})):
+        found = {name: array.shape for name, array in of.items()}
+        for name in sorted(set(found) ^ set(shapes)) or [name for name in shapes if found[name] != shapes[name]]:
+            raise InputError(
+                f"policy: {where} is damaged: array `{name}` has shape {found.get(name)}, its document says {shapes.get(name)}; "
+                "fetch the bundle again"
+            )
 
 
 def constant_policy(

@@ -173,6 +173,8 @@ class FusionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             data = path.read_bytes()
         except FileNotFoundError:
             raise InputError(f"spec: {path} does not exist; give --spec FILE, or a folder that holds spec.json") from None
+        except OSError as error:
+            raise InputError(f"spec: {path} cannot be read ({error.strerror}); give the file itself") from None
         return FusionSpec.from_json(data, str(path))
 
 

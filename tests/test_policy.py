@@ -3,6 +3,7 @@ import json
 import numpy as np
 import onnxruntime
 import pytest
+from safetensors.numpy import load, save
 
 import mtf
 from mtf.errors import InputError, IntegrityError
@@ -70,6 +71,26 @@ def test_a_damaged_file_is_no_traceback(tmp_path):
     random_policy().write(tmp_path / "b")
     (tmp_path / "b" / "policy.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(InputError, match="damaged"):
+        load_policy(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "change", "says"),
+    [
+        ("policy", "mean", lambda _: None, r"array `mean` has shape None, its document says \(3,\)"),
+        ("policy", "skip", lambda a: a[:-1], r"array `skip` has shape \(2, 4\), its document says \(3, 4\)"),
+        ("policy", "weight_9", lambda _: np.zeros(2), r"array `weight_9` has shape \(2,\), its document says None"),
+        ("golden", "actions", lambda _: None, r"array `actions` has shape None, its document says \(7, 4\)"),
+        ("golden", "actions", lambda a: a * np.float32("nan"), "misses its golden actions by nan"),
+    ],
+)
+def test_arrays_that_are_not_the_documents_are_named(tmp_path, file, name, change, says):
+    random_policy().write(tmp_path / "b")
+    path = tmp_path / "b" / f"{file}.safetensors"
+    arrays = load(path.read_bytes())
+    changed = change(arrays.pop(name, None))
+    path.write_bytes(save(arrays | ({} if changed is None else {name: np.ascontiguousarray(changed, np.float32)})))
+    with pytest.raises((InputError, IntegrityError), match=says):
         load_policy(tmp_path / "b")
 
 

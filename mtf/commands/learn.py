@@ -81,22 +81,25 @@ def train(
     from mtf.learning.run import train as run
     from mtf.spec import FusionSpec
 
+    if baseline == "":
+        raise click.BadParameter("'': an empty name; give a bundle, `bootstrap` or `logged`", param_hint="--baseline")
     if baseline is None and find(algorithm).config.needs_exploration:
         raise click.UsageError(
             "--baseline is missing: the new policy stays in the box around the one that is deployed now; give its bundle, "
             "`bootstrap` (the spec's start), or `logged` where all explored rows are of one policy"
         )
-    overrides = {}
+    overrides: dict[str, str] = {}
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals:
             raise click.BadParameter(f"{text!r}: write KEY=VALUE", param_hint="--set")
-        overrides[name] = value
+        if overrides.setdefault(name, value) != value:
+            raise click.BadParameter(f"{name} is {overrides[name]} and {value}; give it once", param_hint="--set")
     result = run(
         transitions,
         out,
         algorithm=algorithm,
-        baseline=baseline or "logged",
+        baseline="logged" if baseline is None else baseline,
         spec=FusionSpec.read(spec_file) if spec_file is not None else None,
         exploration=exploration,
         steps=steps,

@@ -50,6 +50,8 @@ def make(preset: str, config: Path | None, out: Path) -> None:
     import yaml
 
     from mtf.errors import InputError
+    from mtf.fileio import replaceable
+    from mtf.world.params import MARK
     from mtf.world.presets import make as make_world
 
     knobs: dict[str, Any] = {}
@@ -60,6 +62,7 @@ def make(preset: str, config: Path | None, out: Path) -> None:
             raise InputError(f"config: {config} is no YAML: {error}") from None
         if not isinstance(knobs, dict):
             raise InputError(f"config: {config} holds {type(knobs).__name__}; give an object {{knob: value}}")
+    replaceable(out, MARK)
     with _bar("making the world", 7) as step:
         params = make_world(preset, progress=step, **knobs)
     params.save(out)

@@ -2,9 +2,11 @@
 
 For each dimension, h the half-width that the logs were explored with:
     widen   (x 1.25) where most states' new actions lie beyond .8 h: the slope points out of the box
-    shrink  (x .8)   where the slope is known to be worth less than .2 % of the reward a request, even at its 95 % bound
+    shrink  (x .8)   where slopes are known to be worth less than .2 % of the reward a request, even at their 95 % bounds: in the
+                     mean over states, and in their root mean square, for what differs by state is there to be learned, too
     moved            never below the 90 % quantile of |mu_new - mu_bp|, so that the next move of that size stays inside
-all within [floor, cap]. Then the budget, which binds the cost's upper side (its estimate + 1 standard error, so the lower
+    floor, cap       the nearest of the two where any of these would leave them
+Then the budget, which binds the cost's upper side (its estimate + 1 standard error, so the lower
 bound of what exploring earns), taken at the new widths:
     where it would be exceeded, nothing grows further than the budget allows
     where it is exceeded all the same and the cost is known not to be 0 (at its 95 % bound), all is narrowed by one factor,
@@ -22,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mtf.contracts.exploration import Dimension, ExplorationDocument, write_exploration
+from mtf.contracts.exploration import Dimension, ExplorationDocument, require_place, write_exploration
 from mtf.errors import InputError
 from mtf.learning.diagnostics import slope_tests
 from mtf.learning.distil import act
-from mtf.learning.problem import Problem, prepare, require_fit
+from mtf.learning.problem import Problem, constant_reward, prepare, require_fit
 from mtf.learning.threads import fixed_threads
 from mtf.learning.value import Value, fit_value
 from mtf.policy import Policy, bootstrap_policy, load_policy
@@ -57,25 +59,29 @@ def refresh(
     policy: the one that the box will be around; the baseline itself gives the champion's next box.
     previous: the box in force (default: that of the baseline's latest rows). budget: share of the reward a request that
     exploring may cost; floor and cap, normalised half-widths of every dimension that varies, come before it.
-    Raises InputError where the policy does not fit the rows, where too few of them explored around the baseline within their
-    own boxes, where `previous` varies what they do not, or where floor, cap, quantile and budget make no sense.
+    Where no row explored around the baseline those around other policies speak for it; `reason` says so, as it says other
+    warnings of the rows. Raises InputError where the policy does not fit the rows, where too few of them explored within their
+    own boxes, where no reward differs, where `previous` varies what they do not, where floor, cap, quantile and budget make no
+    sense, or where `out` is something else than an earlier exploration.json.
     """
     if not (0 < floor <= cap <= 1 and 0 < quantile <= 1 and 0 < budget < np.inf):
         raise InputError(
             f"exploration: floor {floor}, cap {cap}, quantile {quantile}, budget {budget}; keep 0 < floor <= cap <= 1, "
             "0 < quantile <= 1 and a budget above 0 that is finite"
         )
-    if out is not None and Path(out).is_dir():
-        raise InputError(f"--out {out} is a folder; name the file, e.g. {Path(out) / 'exploration.json'}")
+    if out is not None:
+        require_place(out)
     data = transitions if isinstance(transitions, TransitionSet) else load_transitions(transitions, users="train")
     half = np.array(previous.half_width, np.float32) if previous is not None else None
     with fixed_threads():
         problem = prepare(data, baseline, half_width=half)
         target = _open(policy, problem)
         _require_rows(problem, half)
+        warnings = [*problem.warnings, *constant_reward(problem.data), *_of_another(previous, problem)]
         value = fit_value(problem)
         tests = slope_tests(problem, value, problem.current)
         q, covariance = curvature(problem, value)
+        varying = rms_slope_bound(problem, value)
     before = problem.half_width
     move = np.abs(act(target, problem.data.state) - problem.center)
     reached = np.quantile(move, quantile, axis=0)
@@ -88,12 +94,14 @@ def refresh(
             rule, width = "fixed", 0.0
         elif outward[d] > 0.5:
             rule, width = "widen", before[d] * WIDEN
-        elif abs(slope[d]) + KNOWN * se[d] < SETTLED_SHARE * reward:
+        elif max(abs(slope[d]) + KNOWN * se[d], varying[d]) < SETTLED_SHARE * reward:
             rule, width = "shrink", before[d] * SHRINK
         else:
             rule, width = "keep", float(before[d])
         if rule != "fixed" and reached[d] > width:
             rule, width = "moved", float(reached[d])
+        if rule != "fixed" and not floor <= round(width, DIGITS) <= cap:
+            rule = "floor" if width < floor else "cap"
         widths[d] = width
         evidence.append(
             Dimension(
@@ -123,7 +131,7 @@ def refresh(
         expected_loss=_round(loss),
         loss_se=_round(loss_se),
         evidence=tuple(evidence),
-        reason=reason,
+        reason="; ".join([reason, *warnings]),
     )
     return write_exploration(document, out) if out is not None else document.named()
 
@@ -147,6 +155,29 @@ def curvature(problem: Problem, value: Value) -> tuple[np.ndarray, np.ndarray]:
     q[varied] = found
     covariance[np.ix_(varied, varied)] = noise * inverse
     return q, covariance
+
+
+def rms_slope_bound(problem: Problem, value: Value) -> np.ndarray:
+    """Upper 95 % bound [A] of the root mean square over states of the advantage's slope in u_d, reward a request a half-width.
+
+    Slopes are linear in phi, b by least squares in the rows that explored around the baseline, with covariance C (White, 1980).
+    With G the mean of phi phi', `b' G b - tr(G C)` is their mean square without bias, of variance `2 tr(G C G C) + 4 b' G C G b`.
+    """
+    rows = problem.current
+    phi, u = problem.phi[rows].astype(np.float64), problem.u[rows].astype(np.float64)
+    y = value.residual[rows].astype(np.float64)
+    y -= phi @ np.linalg.lstsq(phi, y, rcond=None)[0]
+    gram, bound = phi.T @ phi / len(phi), np.zeros(u.shape[1])
+    for d in np.flatnonzero(problem.half_width > 0):
+        x = u[:, d, None] * phi
+        inverse = np.linalg.pinv(x.T @ x, hermitian=True)
+        b = inverse @ (x.T @ y)
+        error = x * (y - x @ b)[:, None]
+        gc = gram @ (inverse @ (error.T @ error) @ inverse)
+        square = b @ gram @ b - np.trace(gc)
+        sd = np.sqrt(max(2 * np.trace(gc @ gc) + 4 * b @ gc @ gram @ b, 0.0))
+        bound[d] = np.sqrt(max(square + KNOWN * sd, 0.0))
+    return bound
 
 
 def exploration_cost(q: np.ndarray, covariance: np.ndarray, width: np.ndarray) -> tuple[float, float]:
@@ -185,7 +216,7 @@ def within_budget(
     factor, width = _largest(lambda t: limited(held * t), fits)
     if fits(width):
         return width, f"narrowed by {factor:.2f}: exploring might cost more than its budget"
-    return width, "narrowed to its floor: exploring might cost more than its budget even there"
+    return width, "at its floor: exploring might cost more than its budget even there"
 
 
 def _largest(path: Callable[[float], np.ndarray], fits: Callable[[np.ndarray], bool]) -> tuple[float, np.ndarray]:
@@ -195,6 +226,14 @@ def _largest(path: Callable[[float], np.ndarray], fits: Callable[[np.ndarray], b
         middle = (low + high) / 2
         low, high = (middle, high) if fits(path(middle)) else (low, middle)
     return low, path(low)
+
+
+def _of_another(previous: ExplorationDocument | None, problem: Problem) -> list[str]:
+    """A warning where `previous` is the box of another policy than the baseline."""
+    sha = problem.baseline.sha
+    if previous is None or sha is None or previous.policy_sha == sha:
+        return []
+    return [f"box_of_another_policy: `previous` is of policy {previous.policy_sha[:12]}, the baseline is policy {sha[:12]}"]
 
 
 def _require_rows(problem: Problem, previous: np.ndarray | None) -> None:

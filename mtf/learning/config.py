@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -74,7 +74,12 @@ def from_dict(kind: type[C], data: Mapping[str, Any], *, strict: bool = True) ->
     try:
         config = msgspec.convert(dict(data), kind, strict=strict)
     except msgspec.ValidationError as error:
-        raise InputError(f"--set: {error}") from None
+        what, _, place = str(error).partition(" - at `$")
+        name = place.strip(".`").partition("[")[0]
+        given = ",".join(map(str, v)) if isinstance(v := data.get(name), list) else v
+        meant = get_type_hints(kind).get(name)
+        choices = f"; there are {', '.join(get_args(meant))}" if get_origin(meant) is Literal else ""
+        raise InputError(f"--set {name}={given}: {what}{choices}") from None
     for name in known:
         for value in v if isinstance(v := getattr(config, name), tuple) else (v,):
             _check(name, value)
@@ -87,7 +92,8 @@ def _check(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if not (math.isfinite(value) and least <= value <= most):
-        ends = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        whole = "" if isinstance(value, int) or math.isfinite(value) else "finite and "
+        ends = f"{whole}at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
         raise InputError(f"--set {name}={value:g}: keep it {ends}")
 
 

@@ -32,6 +32,8 @@ LEAST_SESSIONS = 20
 OUTSIDE_ALLOWED = 0.01
 OFF_CENTER = 0.05
 WIDER = 1.1
+NAMED = ("bootstrap", "logged")
+"""Baselines that are no bundle's folder."""
 
 
 @dataclass(frozen=True)

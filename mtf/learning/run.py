@@ -17,19 +17,19 @@ import numpy as np
 
 import mtf
 from mtf.errors import InputError
-from mtf.fileio import replaceable, write_atomic
+from mtf.fileio import replaceable, require_writable, write_atomic
 from mtf.learning import parallel
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.config import Config, with_overrides
 from mtf.learning.diagnostics import slope_tests, step_report, value_calibration, warnings_of
 from mtf.learning.distil import Distilled, act, distil
-from mtf.learning.problem import Problem, constant_reward, prepare
+from mtf.learning.problem import NAMED, Problem, constant_reward, prepare
 from mtf.learning.progress import Progress
 from mtf.learning.registry import algorithm as find_algorithm
 from mtf.learning.threads import THREADS, fixed_threads
 from mtf.learning.trainer import TrainerConfig
 from mtf.learning.value import fit_value
-from mtf.policy import Lineage, Policy
+from mtf.policy import Lineage, Policy, load_policy
 from mtf.spec import FusionSpec
 from mtf.transitions.table import MAPPED_FROM, TransitionSet, load_transitions
 
@@ -91,15 +91,21 @@ def train(
     """
     if out is not None:
         _fresh_place(out, {"transitions": transitions, "baseline": baseline, "checkpoints": checkpoints})
-    near = out if out is not None else Path(tempfile.gettempdir()) / "policy"
-    scratch = next(folder for folder in near.absolute().parents if folder.is_dir())
-    data = load_transitions(transitions, users="train", spec=spec, scratch=scratch, mapped_from=mapped_from)
+    if checkpoints is not None:
+        require_writable(checkpoints / "step")
+    # what needs no rows comes before reading them
+    with_overrides(find_algorithm(algorithm).config, dict(overrides or {}))
+    if str(baseline) not in NAMED:
+        load_policy(baseline)
     half_width = box_of = None
     if exploration is not None:
         from mtf.contracts.exploration import read_exploration
 
         document = read_exploration(exploration)
         half_width, box_of = np.array(document.half_width, np.float32), document.policy_sha
+    near = out if out is not None else Path(tempfile.gettempdir()) / "policy"
+    scratch = next(folder for folder in near.absolute().parents if folder.is_dir())
+    data = load_transitions(transitions, users="train", spec=spec, scratch=scratch, mapped_from=mapped_from)
     with parallel.processes():
         return train_on(
             data,

@@ -233,7 +233,7 @@ def load_transitions(
         memory. Mapped data carries no shown slates: it is for learning.
     Raises InputError naming file, column and value for anything that cannot be trained on: a missing column, one of another
     type or spec, lists of unequal length, a value that is not finite, an action outside [-1, 1], a box upside down, a step that a
-    session has twice, a session that goes on after its terminal row, no rows.
+    session has twice or leaves out, a session that goes on after its terminal row, rows of several specs, no rows.
     """
     path = Path(path)
     files = sorted(p for p in path.rglob("*.parquet") if _is_data(p, path)) if path.is_dir() else [path]
@@ -324,6 +324,13 @@ def from_table(table: pa.Table, *, spec: FusionSpec | None = None, where: str = 
     for name, value in boxes.items():
         _same_width(name, value, "action", action, where)
     _same_width("next_state", next_state, "state", state, where)
+    gap = np.flatnonzero((np.diff(session) == 0) & (np.diff(step) != 1))
+    if len(gap):
+        which = f"session {table.column('session_id')[int(gap[0])].as_py()!r} goes from step {step[gap[0]]} to {step[gap[0] + 1]}"
+        raise InputError(
+            f"transitions: {where}: {which} ({len(gap)} such places); its returns would miss what lies between: number the steps "
+            "of a session 0, 1, ..., or leave it out whole"
+        )
     terminal = flags("terminal", False)
     early = np.flatnonzero(terminal[:-1] & (session[1:] == session[:-1]))
     if len(early):
@@ -346,13 +353,17 @@ def from_table(table: pa.Table, *, spec: FusionSpec | None = None, where: str = 
             f"transitions: {where}: `behaviour` has width {behaviour.shape[1]}, spec {spec.version} names {len(spec.behaviours)} "
             f"({', '.join(spec.behaviours)}); give the spec that made them"
         )
-    if spec is not None and "spec_version" in names:
-        strange = sorted({v for v in strings("spec_version") if v is not None} - {spec.version})
-        if strange:
-            raise InputError(
-                f"transitions: {where}: `spec_version` is {', '.join(strange)} in some rows, {spec.version} given; "
-                "give the spec that made them"
-            )
+    versions = sorted({v for v in strings("spec_version") if v is not None}) if "spec_version" in names else []
+    if spec is not None and (strange := [v for v in versions if v != spec.version]):
+        raise InputError(
+            f"transitions: {where}: `spec_version` is {', '.join(strange)} in some rows, {spec.version} given; "
+            "give the spec that made them"
+        )
+    if len(versions) > 1:
+        raise InputError(
+            f"transitions: {where}: rows are of the specs {', '.join(versions)}: their actions do not mean the same; "
+            "keep those of one"
+        )
     return TransitionSet(
         session=session,
         step=step,

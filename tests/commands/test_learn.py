@@ -103,6 +103,11 @@ def test_the_deployed_policy_must_be_named_where_the_new_one_stays_in_its_box(mt
     done = mtf("train", "--algorithm", "linear_advantage", *places)
     assert done.code == 2
     assert "--baseline is missing" in done.err
+    # an unset variable of a shell is no wish
+    empty = mtf("train", "--algorithm", "linear_advantage", "--baseline", "", *places)
+    assert (empty.code, "--baseline: '': an empty name" in empty.err) == (2, True), empty.err
+    twice = mtf("train", "--algorithm", "bc", *places, "--set", "distil_steps=7")
+    assert (twice.code, "distil_steps is 5 and 7; give it once" in twice.err) == (2, True), twice.err
     said(mtf("train", "--algorithm", "bc", *places), 0, "policy")
 
 
@@ -110,10 +115,10 @@ WRONG = {
     "no transitions": ("train", {"--transitions": "/nowhere"}, "no Parquet file at /nowhere"),
     "no baseline": ("train", {"--baseline": "/nowhere"}, "/nowhere holds no policy.json"),
     "no spec for bootstrap": ("train", {"--baseline": "bootstrap"}, "have no spec; use `logged`"),
-    "a word for a number": ("train", {"--set": "kappa=much"}, "Expected `float`"),
+    "a word for a number": ("train", {"--set": "kappa=much"}, "--set kappa=much: Expected `float`"),
     "an unknown setting": ("train", {"--set": "kapa=1"}, "--set kapa: no such setting"),
     "a setting below its least": ("train", {"--set": "distil_steps=0"}, "--set distil_steps=0: keep it at least 1"),
-    "no box": ("train", {"--exploration": "/nowhere"}, "/nowhere does not exist; `mtf explore refresh"),
+    "no box": ("train", {"--exploration": "/nowhere"}, "/nowhere does not exist; give the file that `mtf explore refresh"),
     "no spec file": ("train", {"--spec": "/nowhere"}, "spec: /nowhere does not exist"),
     "no candidates": ("train", {"--algorithm": "es"}, "es: needs a spec and the candidates' scores"),
     "no policy": ("evaluate", {"--policy": "/nowhere"}, "/nowhere holds no policy.json"),

@@ -35,7 +35,7 @@ def test_a_change_after_writing_is_found(document, tmp_path, change):
 
 
 def test_another_file_and_none_are_told_apart(tmp_path):
-    with pytest.raises(InputError, match="does not exist; `mtf explore refresh"):
+    with pytest.raises(InputError, match="does not exist; give the file that `mtf explore refresh"):
         read_exploration(tmp_path / "none.json")
     (tmp_path / "spec.json").write_text('{"half_width": 3}')
     with pytest.raises(InputError, match=r"spec\.json is no exploration\.json"):

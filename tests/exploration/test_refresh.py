@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtf.contracts.exploration import Dimension, ExplorationDocument, read_exploration
+from mtf.contracts.exploration import Dimension, ExplorationDocument, read_exploration, write_exploration
 from mtf.errors import InputError
-from mtf.exploration.refresh import curvature, exploration_cost, refresh, within_budget
+from mtf.exploration.refresh import curvature, exploration_cost, refresh, rms_slope_bound, within_budget
 from mtf.learning.problem import prepare
 from mtf.learning.value import fit_value
 from mtf.policy import Lineage, Policy, constant_policy
@@ -110,7 +111,65 @@ def test_it_shrinks_where_nothing_is_left_to_learn():
     assert found.half_width == pytest.approx((0.3, 0.24))
 
 
+def test_it_does_not_shrink_where_users_differ():
+    """Reward 1 + .2 a_1 sign(s_0) with hardly any noise: a slope of 0 in the mean, and .06 a half-width for each state."""
+    made = make_sessions(8000, seed=1, slope=np.zeros(2), end=1.0)
+    personal = 0.2 * made.action[:, 1:] * np.sign(made.state[:, :1])
+    quiet = replace(made, reward=(1 + 0.01 * made.reward + personal).astype(np.float32))
+    found = box_of(quiet, at(0.0, 0.0))
+    seen = found.evidence[1]
+    assert abs(seen.slope) + 1.96 * seen.slope_se < 0.002 * quiet.total_reward.mean()
+    assert seen.rule == "keep"
+
+
+def test_the_bound_of_slopes_covers_them():
+    """Slopes .1 z_0 a half-width, root mean square .1: the bound is above it in nearly all of 20 runs, and not far."""
+    bounds = []
+    for seed in range(20):
+        made = make_sessions(2000, seed=seed, slope=np.zeros(2), end=1.0)
+        problem = prepare(made, "logged")
+        noise = np.random.default_rng(seed).normal(size=len(made))
+        value = fit_value(problem)
+        bounds.append(rms_slope_bound(problem, replace(value, residual=0.1 * problem.u[:, 0] * problem.z[:, 0] + noise))[0])
+    root = np.sqrt(np.square(problem.z[:, 0]).mean())
+    assert np.mean(np.array(bounds) > 0.1 * root) >= 0.9
+    assert np.median(bounds) < 0.25
+
+
+def test_what_the_rows_cannot_say_is_in_the_reason(data, tmp_path):
+    """Rows around another policy; a box in force that was chosen around another one, and that no row explored so wide."""
+    other = at(0.1, 0.0, 0.0)
+    other.write(tmp_path / "other")
+    found = refresh(policy=other, transitions=data, baseline=tmp_path / "other", budget=9.0, previous=box_in_force(0.9, 0.3, 0))
+    assert "baseline_not_in_data: no explored row is of the baseline" in found.reason
+    assert "wider_than_explored: the box is wider in dimension(s) 0" in found.reason
+    assert "box_of_another_policy: `previous` is of policy p, the baseline is policy" in found.reason
+    with pytest.raises(InputError, match="`reward` is 0 in all of"):
+        box_of(replace(data, reward=np.zeros_like(data.reward)), other)
+
+
+def test_what_else_lies_at_out_is_not_lost(data, tmp_path):
+    (tmp_path / "policy.json").write_text('{"format": 1}')
+    with pytest.raises(InputError, match=r"policy.json is there, is no exploration.json and would be lost; name another file"):
+        box_of(data, at(0.0, 0.0, 0.0), out=tmp_path / "policy.json")
+    with pytest.raises(InputError, match=r"policy.json is a file, not a folder; give another place"):
+        box_of(data, at(0.0, 0.0, 0.0), out=tmp_path / "policy.json" / "box.json")
+    first = box_of(data, at(0.0, 0.0, 0.0), out=tmp_path / "box.json")
+    assert box_of(data, at(0.0, 0.0, 0.0), out=tmp_path / "box.json") == first
+
+
+def test_a_width_beyond_the_action_space_is_refused(tmp_path):
+    box = msgspec.structs.replace(box_in_force(0.3, -0.3), budget=1.0, expected_loss=0.0, loss_se=0.0, evidence=())
+    write_exploration(box, tmp_path / "box.json")
+    with pytest.raises(InputError, match=r"half_width\[1\] is -0.3; normalised half-widths are from 0 to 1"):
+        read_exploration(tmp_path / "box.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_exploration(tmp_path)
+
+
 def test_floor_and_cap(data):
+    assert rules(box_of(data, at(0.0, 0.0, 0.0), cap=0.2)) == ["cap", "cap", "fixed"]
+    assert rules(box_of(data, at(0.0, 0.0, 0.0), floor=0.35, cap=0.4)) == ["floor", "floor", "fixed"]
     assert box_of(data, at(0.0, 0.0, 0.0), cap=0.2).half_width == pytest.approx((0.2, 0.2, 0.0))
     assert box_of(data, at(0.0, 0.0, 0.0), floor=0.35, cap=0.4).half_width == pytest.approx((0.35, 0.35, 0.0))
 
@@ -176,7 +235,7 @@ def test_a_box_that_costs_more_than_its_budget_is_narrowed_to_it():
     # never narrower than the floor, whatever it costs
     least = box_of(made, at(0.0, 0.0), budget=1e-6, floor=0.2)
     assert least.half_width == (0.2, 0.2)
-    assert least.reason.startswith("narrowed to its floor")
+    assert least.reason.startswith("at its floor")
 
 
 def test_the_floor_holds_in_every_dimension():
@@ -210,7 +269,7 @@ def test_the_widths_that_a_known_curvature_leaves():
     assert why == "narrowed by 0.52"
     # .5 * .05^2 = .00125
     least = decided([0.3, 0.06], [0.3, 0.06], 0.001)
-    assert (least[0].tolist(), least[1]) == ([0.05, 0.05], "narrowed to its floor")
+    assert (least[0].tolist(), least[1]) == ([0.05, 0.05], "at its floor")
 
 
 @pytest.mark.parametrize(("z", "width"), [(-1.0, 0.2), (0.0, 0.2), (1.95, 0.2), (1.97, 0.2 * (0.03 / (1.97 + 1)) ** 0.5)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -150,6 +151,10 @@ def test_an_output_that_would_delete_what_it_should_not(tmp_path):
     ):
         with pytest.raises(InputError, match=says):
             train(rows, out, **settings)
+    with pytest.raises(InputError, match=r"notes.txt is a file, not a folder; give another place"):
+        train(rows, notes / "p", **settings)
+    with pytest.raises(InputError, match=r"notes.txt is a file, not a folder; give another place"):
+        train(rows, tmp_path / "new", **settings | {"checkpoints": notes})
     # checkpoints that are not there yet: they would make a folder that the bundle cannot take the place of
     for checkpoints in (tmp_path / "new", tmp_path / "new" / "kept"):
         with pytest.raises(InputError, match=r"--out .*new would replace checkpoints .*new"):
@@ -275,6 +280,20 @@ def foreign(data, says, first, few):
     refused(replace(data, action=-data.action), says, **first)
     logged = pa.chunked_array([pa.array([b"\0\0" * 8] * len(data), pa.binary())])
     refused(replace(data, cand_scores=logged, spec=small_spec()), says, **first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"overrides": {"nope": "1"}}, "--set nope: no such setting"),
+        ({"baseline": "nowhere"}, "nowhere holds no policy.json"),
+        ({"exploration": Path("nowhere.json")}, "nowhere.json does not exist"),
+    ],
+)
+def test_what_needs_no_rows_is_looked_at_before_they_are_read(tmp_path, changes, says):
+    settings = {"algorithm": "corner", "baseline": "logged", "progress": False} | changes
+    with pytest.raises(InputError, match=says):
+        train(tmp_path / "no rows", None, **settings)
 
 
 def test_a_bundle_that_is_not_what_was_trained(tmp_path):

@@ -44,7 +44,8 @@ def test_text_is_read_as_the_settings_type():
     ("name", "text", "says"),
     [
         ("critcs", "2", "--set critcs: no such setting; there are .*critics"),
-        ("critics", "two", r"Expected `int`.*critics"),
+        ("critics", "two", r"--set critics=two: Expected `int`"),
+        ("critic_hidden", "32,x", r"--set critic_hidden=32,x: Expected `int`"),
         ("critics", "0", "--set critics=0: keep it at least 1"),
         ("beta", "0", "--set beta=0: keep it at least 0.001"),
         ("tau", "40", "--set tau=40: keep it from 0 to 1"),
@@ -53,8 +54,9 @@ def test_text_is_read_as_the_settings_type():
         ("batch", "-5", "--set batch=-5: keep it from 1 to"),
         ("critic_hidden", "32,0", "--set critic_hidden=0: keep it at least 1"),
         ("lam", "-0.1", "--set lam=-0.1: keep it at least 0"),
-        ("beta", "nan", "--set beta=nan: keep it at least 0.001"),
-        ("target", "other", "Invalid enum value 'other'"),
+        ("beta", "nan", "--set beta=nan: keep it finite and at least 0.001"),
+        ("beta", "inf", "--set beta=inf: keep it finite and at least 0.001"),
+        ("target", "other", "--set target=other: Invalid enum value 'other'; there are phi, subtract"),
         ("bootstrap", "perhaps", "bootstrap"),
     ],
 )

@@ -131,6 +131,7 @@ BAD = {
     "no session": ("session_id", [None, None, "a"], "`session_id` holds 2 nulls"),
     "no end": ("terminal", [True, None, False], "`terminal` holds 1 nulls"),
     "step in words": ("step", ["one", "2", "3"], "`step` is string, needs int64"),
+    "a step left out": ("step", [0, 0, 2], r"session 'a' goes from step 0 to 2 \(1 such places\); its returns would miss"),
     "an end on the way": ("terminal", [True] * 3, r"session 'a' is `terminal` at step 0 and goes on \(1 such rows\)"),
     "end in words": ("terminal", ["maybe", "no", "no"], "`terminal` is string, needs bool"),
 }
@@ -150,6 +151,7 @@ def test_a_value_that_cannot_be_learned_from_is_named(table, name, values, says)
         ("ts", pa.array([None, 1, 2]), "`ts` holds 1 nulls"),
         ("truncated", pa.array(["x"] * 3), "`truncated` is string, needs bool"),
         ("next_center", pa.array([[0.0]] * 3), "`next_center` has width 1"),
+        ("spec_version", pa.array(["s1", "s2", None]), "rows are of the specs s1, s2: their actions do not mean the same"),
     ],
 )
 def test_so_is_one_in_a_column_that_need_not_be_there(table, name, values, says):
