@@ -42,7 +42,7 @@ from tqdm import tqdm
 
 import mtf.world
 from benchmarks.study_page import write
-from benchmarks.study_report import paired, primary, read, render
+from benchmarks.study_report import GAUSSIAN_SD, paired, primary, read, render
 from mtf.errors import InputError
 from mtf.evaluation.gauc import Gauc, weighted_gauc
 from mtf.fileio import write_atomic
@@ -59,7 +59,6 @@ from mtf.world.world import World
 TRUTH_SEED = 990_001
 GAUC_SEED, GAUC_USERS = 990_002, 3000
 FIRST_DAY = datetime.date(2026, 1, 1)
-GAUSSIAN_SD = 0.2
 JUDGES = 50
 WORLDS = Path(__file__).parents[1] / "docs" / "results" / "worlds.json"
 LEARNED = ("used", "direct_effect", "held_out_action", "flat", "plug_in_worth")

@@ -51,7 +51,8 @@ watched (UDT) over the start's in %, trainings whose held-out loss was flat at t
 warning."""
 PAIRED = """\
 Paired by seed. The same users judge all policies: the spread over seeds does not hold what other users would have said, so both
-errors are printed, and p is of both together, after Holm within its family."""
+errors are printed, and p is of both together, after Holm within its family, pairs that were not run among it; "-" below five
+seeds, of which it would be too small."""
 
 OTHERS = ("linear_advantage", "corner", "plug_in", "integrated_rl", "naive")
 COMPARATORS = ("unified_rl", "batch_rl", "td3", "td3_bc", "ddpg", "cql_sac", "iql", "bc", "es")
@@ -115,7 +116,7 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
         if there := _run(cells, world, pairs):
             parts += [
                 f"### {world}: {question}",
-                _printed(paired(cells, [world], there, USERS, DAYS, BOX, "a family of its own")),
+                _printed(paired(cells, [world], there, USERS, DAYS, BOX, "a family of its own", len(pairs))),
             ]
     return "\n\n".join(parts) + "\n"
 
@@ -227,6 +228,8 @@ def _entry(group: list[Cell]) -> str:
     if not group:
         return ""
     mean, error = by_round(group)[-1]
+    if len(group) == 1:
+        return f"{100 * mean:+.1f} (one seed)"
     return f"{100 * mean:+.1f} +- {100 * error:.1f} ({100 * min(map(_end, group)):+.1f}; {len(group)})"
 
 

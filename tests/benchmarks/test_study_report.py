@@ -15,6 +15,12 @@ FACTS = {"headroom": 0.1, "headroom_se": 0.01, "personal": 0.5, "session_reward"
 WORLDS = {"personalised": FACTS | {"dimensions": 10, "features": 24}}
 
 
+@pytest.fixture
+def few_seeds(monkeypatch):
+    """p-values by hand need few seeds; what is printed asks for five."""
+    monkeypatch.setattr("benchmarks.study_report.FEWEST", 2)
+
+
 def line(text: str, *words: str) -> str:
     """The one line of `text` that holds all the words."""
     (found,) = [row for row in text.splitlines() if all(word in row for word in words)]
@@ -31,7 +37,8 @@ def test_over_seeds_judges_do_not_average_out():
     mean, se = over_seeds(np.array([0.01, 0.03]), np.array([0.02, 0.04]))
     assert mean == pytest.approx(0.02)
     assert se == pytest.approx(math.hypot(0.01, 0.03))
-    assert over_seeds(np.array([0.05]), np.array([0.02])) == pytest.approx((0.05, 0.02))
+    mean, se = over_seeds(np.array([0.05]), np.array([0.02]))
+    assert mean == 0.05 and math.isnan(se)
 
 
 def test_p_values_by_hand():
@@ -62,6 +69,7 @@ def test_average_over_worlds_by_hand():
     assert p_value([Difference(2, 0.02, 0.01, 0.0)] * 2) == pytest.approx(1 - t / math.sqrt(2 + t**2))
 
 
+@pytest.mark.usefixtures("few_seeds")
 def test_paired_by_hand(cell):
     """Seeds 1 and 2 are common: away .01 and .03. Judges: .01, the larger of naive's mean of .008 and .012 and .004."""
     cells = [
@@ -80,12 +88,57 @@ def test_paired_by_hand(cell):
     assert "code" not in said
 
 
+def test_no_p_of_few_seeds_and_a_family_is_as_large_as_it_was_asked(cell):
+    cells = [
+        cell(name, (lift + seed / 1000,), seed=seed) for name, lift in (("naive", 0.0), ("iql", 0.06)) for seed in range(1, 6)
+    ]
+    cells += [cell(lifts=(0.05 + seed / 500,), seed=seed) for seed in range(1, 6)]
+    cells += [cell("bc", (0.0,), seed=seed) for seed in range(1, 5)]
+    pairs = [("slate_replay@D3", f"{name}@D3") for name in ("naive", "iql", "bc")]
+    said = paired(cells, ["personalised"], pairs, 20_000, asked=7)
+    assert "after Holm over the 7 asked for" in said
+    spread = np.std(np.arange(5) / 1000, ddof=1) / math.sqrt(5)
+    p = [p_value([Difference(5, mean, spread, 0.006)]) for mean in (0.053, -0.007)]
+    assert line(said, "- naive@D3").endswith(f"p {7 * p[0]:.4f}")
+    assert line(said, "- iql@D3").endswith(f"p {min(1, 6 * p[1]):.4f}")
+    assert line(said, "- bc@D3").endswith("p -")
+
+
+def test_judges_by_their_groups_by_hand(cell):
+    """The start's groups say 40 and 60, mean 50. One is .1 above the other in the mean over two seeds, and groups say
+    (4, 8) and (2, 6) of it: in the mean 3 and 7, less the .1 of what they say of the start -1 and 1, of which the mean has
+    a standard error of 1, a share of .02."""
+    cells = [cell(lifts=(lift,), seed=seed) for seed, lift in ((1, 0.12), (2, 0.08))]
+    cells += [cell("naive", (0.0,), seed=seed) for seed in (1, 2)]
+    for made, said in zip(cells, ([46.0, 66.0], [42.0, 66.0], [42.0, 58.0], [40.0, 60.0]), strict=True):
+        made["judges"] = [40.0, 60.0]
+        made["rounds"][-1]["judges"] = said
+    pairs = [("slate_replay@D3", "naive@D3"), ("naive@D3", "start")]
+    rows = paired(cells, ["personalised"], pairs, 20_000)
+    assert "(seeds 2.00, judges 2.00)" in line(rows, "- naive@D3")
+    # (2, -2) and (0, 0): 1 and -1
+    assert "(seeds 0.00, judges 2.00)" in line(rows, "- start")
+    del cells[0]["judges"]
+    assert "(seeds 2.00, judges 0.60)" in line(
+        paired(cells, ["personalised"], [("slate_replay@D3", "naive@D3")], 20_000), "- naive"
+    )
+
+
+@pytest.mark.parametrize("what", ["world_sha", "truth_users"])
+def test_cells_of_other_worlds_or_judges_are_not_compared(cell, what):
+    cells = [cell(learner, seed=seed) | {what: n} for n, learner in enumerate(("slate_replay", "naive")) for seed in (1, 2)]
+    with pytest.raises(SystemExit, match=rf"cells with {what} \[0, 1\]; compare those of one"):
+        paired(cells, ["personalised"], [("slate_replay@D3", "naive@D3")], 20_000)
+
+
+@pytest.mark.usefixtures("few_seeds")
 def test_paired_with_the_start_takes_the_policys_own_error(cell):
     cells = [cell(lifts=(lift,), seed=seed, se=0.01) for seed, lift in ((1, 0.01), (2, 0.03))]
     said = paired(cells, ["personalised"], [("slate_replay@D3", "start")], 20_000)
     assert "  2 seeds   +2.00 (seeds 1.00, judges 1.00)   p 0.2302" in said
 
 
+@pytest.mark.usefixtures("few_seeds")
 def test_paired_over_worlds(cell):
     """Seeds are paired within a world: each has its own."""
     lifts = {"a": {1: (0.05, 0.04), 2: (0.05, 0.02)}, "b": {7: (0.01, 0.01), 8: (0.03, 0.01)}}
@@ -117,6 +170,7 @@ def family(cell, names=tuple(FIVE), **changes):
     ]
 
 
+@pytest.mark.usefixtures("few_seeds")
 def test_primary_is_the_committed_family(cell):
     """The five of docs/study.md, corrected for five, from cells of the committed size and world alone."""
     cells = family(cell)
