@@ -167,6 +167,7 @@ class Replay:
         keep: bool = False,
         held: np.ndarray | None = None,
     ) -> None:
+        # columns
         spec = problem.data.spec
         assert spec is not None
         require_pairs(config.draws)
@@ -181,6 +182,7 @@ class Replay:
         kinds = np.repeat([0, 1, 2], [n_slate, n_slate, n_slate * (p - 1)])
         self.group = np.concatenate([np.full(n_nuisance, -1), kinds])
 
+        # scales, from some of the requests
         weights = problem.weight if held is None else np.where(held, 0, problem.weight)
         open_rows = rows[weights[rows] > 0]
         sample = open_rows[:: max(1, len(open_rows) // 8192)]
@@ -193,6 +195,7 @@ class Replay:
         self.scale = np.where(moved, sd, 1).astype(np.float32)
         self.prior, self.plug_in_scale = self._plug_in(rows, logged, sample)
 
+        # moments against delta, and what T is regressed on, a chunk of the requests at a time
         self.effects = problem.data.arrays.zeros((len(problem.data), 2 * n_slate)) if keep else None
         columns = n_nuisance + n_effect + width
         self.parts = [Moments.zero(columns) for _ in range(PARTS)]
@@ -200,7 +203,7 @@ class Replay:
         around_baseline = problem.current[rows].sum() >= ROWS_A_COLUMN * p
         # products phi_p phi_z, each once: T's interactions with z are moments of these with the slopes of l~ alone
         left, right = np.triu_indices(p)
-        grams, thirds = np.zeros((2, p, p)), np.zeros((2, len(left), width * 2 * n_slate))
+        grams, products = np.zeros((2, p, p)), np.zeros((2, len(left), width * 2 * n_slate))
         second, n_current = np.zeros((width, 2 * n_slate)), 0
         for start in progress.over(range(0, len(rows), CHUNK), "replay"):
             take = rows[start : start + CHUNK]
@@ -216,20 +219,21 @@ class Replay:
                 of = now & (fold == f)
                 some = phi[of]
                 grams[f] += some.T @ some
-                thirds[f] += (some[:, left] * some[:, right]).T @ per_request[of].reshape(len(some), -1)
+                products[f] += (some[:, left] * some[:, right]).T @ per_request[of].reshape(len(some), -1)
             second += curve[now].sum(0)
             n_current += int(now.sum())
+        # T
         pair = np.zeros((p, p), np.int64)
         pair[left, right] = pair[right, left] = np.arange(len(left))
 
-        def slopes(gram: np.ndarray, third: np.ndarray) -> np.ndarray:
-            moment = third[pair].reshape(p, p, width, 2 * n_slate)  # [phi_p, phi_z, A, 2 L]
+        def slopes(gram: np.ndarray, product: np.ndarray) -> np.ndarray:
+            moment = product[pair].reshape(p, p, width, 2 * n_slate)  # [phi_p, phi_z, A, 2 L]
             by_z = moment[:, 1:, :, :n_slate].transpose(0, 2, 3, 1).reshape(p, width, -1)
             first = np.concatenate([moment[:, 0], by_z], axis=2).reshape(p, -1)
             return np.linalg.solve(_regular(gram), first).reshape(p, width, n_effect).transpose(1, 0, 2)
 
-        self.slopes = slopes(grams.sum(0), thirds.sum(0))
-        self.apart = slopes(grams[0], thirds[0]) - slopes(grams[1], thirds[1])
+        self.slopes = slopes(grams.sum(0), products.sum(0))
+        self.apart = slopes(grams[0], products[0]) - slopes(grams[1], products[1])
         self.grams = grams
         # interactions l~ x z bend with z, whose mean is about 0: only l~ and l~^2 enter the average curvature
         self.second = np.concatenate([second / max(n_current, 1), np.zeros((width, n_slate * (p - 1)))], axis=1)
@@ -288,7 +292,8 @@ class Replay:
     def _box(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Center and offsets of where slopes are replayed: what was explored, but no wider than the box now.
 
-        A step stays in the box now, and slopes over a wider range are others.
+        A step stays in the box now, and slopes over a wider range are others. A dimension that is fixed now (its unit is 1)
+        is replayed as far as it was explored.
         """
         data, unit = self.problem.data, self.problem.unit
         return data.center[rows], np.maximum(data.lower[rows], -unit), np.minimum(data.upper[rows], unit)

@@ -23,9 +23,11 @@ SETTLED, TINY = 1e-3, 1e-9
 
 @dataclass(frozen=True)
 class Value:
-    """float32 [n]: v = V(s), next_v = V(s') (0 where terminal), ret = G, the return-to-go, bootstrapped at cut ends.
+    """float32 [n]: v = V(s), next_v = V(s') (0 where terminal), ret = G, the return-to-go, bootstrapped at cut ends; residual
+    = r + gamma next_v - v, the delta that actions must explain.
 
-    Each row's V was fitted on the users of the other fold (what it bootstraps from at cut ends was not, entirely).
+    Each row's V was fitted on the users of the other fold. At cut ends returns bootstrap from V itself, and that V has seen
+    the row's own fold.
     coefficients [2, p] for the groups and the quadratic terms. settled: bootstrapping from cut ends came to rest.
     """
 
