@@ -182,8 +182,8 @@ def decide(lift: Estimate | None, checks: list[Check], alpha: float, detectable:
         return "inconclusive", sentence(broken[0].why)
     if lift.low > 0:
         return "pass", sentence(f"{known} lies above 0, and all checks hold")
-    size = f"; these sessions detect a lift of {detectable:.1%} four times in five" if detectable is not None else ""
-    return "inconclusive", sentence(f"{known} includes 0{size}")
+    found = f"; this far from the deployed policy a lift of {detectable:.1%} is found four times in five" if detectable else ""
+    return "inconclusive", sentence(f"{known} includes 0{found}")
 
 
 def sentence(text: str) -> str:

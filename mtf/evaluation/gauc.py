@@ -53,7 +53,8 @@ def gauc_of_actions(data: TransitionSet, actions: dict[str, np.ndarray]) -> dict
     if data.spec is None or data.shown_scores is None or data.shown_valid is None or data.shown_reward is None:
         return {}
     spec = data.spec
-    shown = pc.list_value_length(data.shown_valid).to_numpy()
+    # a request without impressions has a list of none, or none
+    shown = pc.fill_null(pc.list_value_length(data.shown_valid), 0).to_numpy()
     scores = _flat(data.shown_scores).reshape(-1, spec.n_objectives)
     label, reward = _flat(data.shown_valid), _flat(data.shown_reward)
     if len(scores) != int(shown.sum()) or len(label) != len(reward):

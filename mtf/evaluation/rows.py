@@ -11,6 +11,7 @@ from mtf.transitions.table import TransitionSet
 
 LATE_QUANTILE = 0.99
 DEFAULT_GAP_S = 1800.0
+ALIKE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Selection:
     drops: sessions left out, by the first reason that applies. Every session is kept or dropped whole.
     on_policy: sessions of the same policy that did not explore (its own arm), for a check of the level; may be empty.
     policy_sha: the policy around which the kept sessions explored; None where the data does not say.
-    reason: why nothing is left, in words; None where something is.
+    reason: why nothing is left, or why it says nothing, in words; None where it may speak.
     """
 
     data: TransitionSet
@@ -60,11 +61,10 @@ def select(data: TransitionSet, deployed_sha: str | None) -> Selection:
         left &= ~hit
     ended = data.terminal[np.append(starts[1:], len(data)) - 1] if len(starts) else left
     own = ~any_explored & ~other & ~fallback & ~late & ended
-    reason = None
-    if not left.any():
-        reason = _why_empty(drops, sha, known.any())
+    kept = data.select(left[data.session])
+    reason = _alike(kept) if left.any() else _why_empty(drops, sha, known.any())
     return Selection(
-        data=data.select(left[data.session]),
+        data=kept,
         on_policy=data.select(own[data.session]),
         drops=drops,
         policy_sha=sha if known.any() else None,
@@ -100,6 +100,17 @@ def _last_stop(data: TransitionSet) -> int:
         return int(data.ts.max())
     gap = data.spec.session_gap_s if data.spec is not None else DEFAULT_GAP_S
     return day_bounds(max(days))[1] - round(gap * 1e6)
+
+
+def _alike(data: TransitionSet) -> str | None:
+    """Why rewards tell no policy from another, None where they differ: noise of the last digit would pass for a lift."""
+    total = np.add.reduceat(data.total_reward.astype(np.float64), data.starts)
+    if np.ptp(total) > ALIKE * np.abs(total).max():
+        return None
+    return (
+        f"each of {len(total)} sessions earned {total[0]:.6g}, so that no policy can be told from another; "
+        "check the reward's weights and the feedback"
+    )
 
 
 def _why_empty(drops: dict[str, int], sha: str | None, has_sha: bool) -> str:

@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 class RolloutConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """exploring: shares while nothing is compared. comparing: shares during a rollout (canary and control are equal).
 
-    last_look_h: hours of the event clock, from the start of the rollout's first day, after which it must be decided.
+    last_look_h: hours of the event clock, from the rollout's start (where it is simulated: of that day), after which it must be
+    decided.
     Raises ValueError where shares are below 0, sum to more than 1, or do not fit their phase.
     """
 
@@ -176,7 +177,7 @@ class Controller:
             raise MtfError(
                 f"a canary of version {document.canary.version if document.canary else '?'} is running; abort it first"
             )
-        return self._promoted(document, candidate, intent.exploration, intent.reason or "promoted by hand", rollout)
+        return self._promoted(document, candidate, intent.exploration, intent.reason or "promoted by hand", _open(rollout))
 
     def _gated(self, document: DeploymentDocument, intent: Intent) -> PolicyRef:
         """The intent's policy, if its gate passed against today's champion and its bundle loads."""
@@ -207,7 +208,7 @@ class Controller:
             previous=document.champion,
             canary=None,
             arms=self.config.exploring,
-            rollout=_ended(document.rollout, "rolled_back", "the champion was rolled back by hand"),
+            rollout=_ended(_open(document.rollout), "rolled_back", "the champion was rolled back by hand") or document.rollout,
         )
 
     def _abort(self, document: DeploymentDocument, intent: Intent) -> DeploymentDocument:
@@ -264,11 +265,15 @@ class Controller:
         self.store.put(f"deploy/{self.surface}/progress/{rollout.id}.json", msgspec.json.encode(look))
 
     def _deadline_us(self, rollout: Rollout) -> int:
-        """The end of the rollout's time: last_look_h from the midnight (UTC) at or before its first request."""
-        started = datetime.fromisoformat(rollout.started_ts)
-        midnight = started.replace(hour=0, minute=0, second=0, microsecond=0)
+        """The end of the rollout's time: last_look_h from its start, and time for the last sessions to close.
+
+        Of a simulated clock, which is told whole days, from the midnight (UTC) at or before it.
+        """
+        began = datetime.fromisoformat(rollout.started_ts)
+        if self.settings.clock == "simulated":
+            began = began.replace(hour=0, minute=0, second=0, microsecond=0)
         gap = timedelta(seconds=self.spec.session_gap_s)
-        return _us(midnight + timedelta(hours=self.config.last_look_h) + min(gap, timedelta(hours=1)))
+        return _us(began + timedelta(hours=self.config.last_look_h) + min(gap, timedelta(hours=1)))
 
     # transitions of the document
 
@@ -291,7 +296,7 @@ class Controller:
             exploration=exploration or document.exploration,
             arms=self.config.exploring,
             salts=Salts(explore=new_salt(), rollout=new_salt(), holdback=document.salts.holdback),
-            rollout=_ended(rollout, "promoted", reason, found),
+            rollout=_ended(rollout, "promoted", reason, found) or document.rollout,
         )
 
     def _kept(
@@ -327,6 +332,11 @@ class Controller:
         if self.settings.clock == "simulated":
             return self.rows.watermark()
         return _us(datetime.now(UTC))
+
+
+def _open(rollout: Rollout | None) -> Rollout | None:
+    """The rollout if it has not ended: what an earlier one came to stays as it is."""
+    return rollout if rollout is not None and rollout.phase != "idle" else None
 
 
 def _ended(rollout: Rollout | None, outcome: Outcome, reason: str, found: Comparison | None = None) -> Rollout | None:

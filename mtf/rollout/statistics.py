@@ -44,7 +44,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Margins(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """By how much of control's mean each guardrail may be worse; 1: by anything."""
+    """By how much of control's mean each guardrail may be worse for all that is known when a policy is promoted.
+
+    They are no licence: a metric that is shown to be worse at all rolls back, whatever its margin.
+    """
 
     valid: Fraction = 0.05
     duration: Fraction = 0.05
@@ -53,7 +56,8 @@ class Margins(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class DecisionRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When to promote and when to roll back.
 
-    alpha: of each always-valid interval, two-sided. srm_alpha: the sample-ratio alarm is a Bayes factor above 1 / srm_alpha.
+    alpha: of each always-valid interval, two-sided; a policy that is worse in nothing is rolled back by one of the three
+    metrics with a chance of 1.5 alpha at most. srm_alpha: the sample-ratio alarm is a Bayes factor above 1 / srm_alpha.
     min_users: a look before each arm has this many complete users decides nothing (the interval is asymptotic).
     tuned_for: users in both arms at which the interval is tightest. margins: of the guardrails; together they permit the
     sum of what they permit one by one, which the report says.
@@ -68,8 +72,8 @@ class DecisionRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 @dataclass(frozen=True)
 class Users:
-    """One row a complete user, in the order of enrolment. canary: bool [n]; totals: {metric: float64 [n]};
-    covariates: float [n, c], all from before the first treated ranking (NaN = missing)."""
+    """One row a complete user, in the order of enrolment. canary: bool [n]; totals: {metric: float64 [n]}, those of METRICS
+    that the surface has; covariates: float [n, c], all from before the first treated ranking (NaN = missing)."""
 
     canary: np.ndarray
     totals: dict[str, np.ndarray]
@@ -117,11 +121,14 @@ def adjust(users: Users, metric: str) -> np.ndarray:
 
 
 def lift(users: Users, metric: str, rules: DecisionRules) -> Lift:
-    """Lift of a metric with its always-valid interval; the ratio is linearised around the control's mean."""
+    """Lift of a metric with its always-valid interval; the ratio is linearised around the control's mean.
+
+    Nothing is known where control has no mean above 0, or where a total is no number.
+    """
     y = adjust(users, metric)
     a, b = y[users.canary], y[~users.canary]
     mean_a, mean_b = float(a.mean()), float(b.mean())
-    if mean_b <= 0:
+    if not (mean_b > 0 and np.isfinite(y).all()):
         return Lift(lift=0.0, low=-math.inf, high=math.inf)
     ratio = mean_a / mean_b
     variance = a.var(ddof=1) / len(a) + ratio**2 * b.var(ddof=1) / len(b)
@@ -143,7 +150,7 @@ def compare(
         enrolled_canary=enrolled[0],
         enrolled_control=enrolled[1],
         srm_bayes_factor=srm_bayes_factor(enrolled, (0.5, 0.5)),
-        metrics={m: lift(users, m, rules) for m in METRICS} if enough else {},
+        metrics={m: lift(users, m, rules) for m in METRICS if m in users.totals} if enough else {},
         watermark_us=watermark_us,
         received_until_us=received_until_us,
     )
@@ -167,10 +174,12 @@ def decide(comparison: Comparison, rules: DecisionRules, *, last_look: bool) -> 
     for name, found in comparison.metrics.items():
         if found.high < 0:
             return "roll_back", f"{name} is worse: {_text(found)}"
-    short = [f"reward is not shown to be better: {_text(comparison.metrics['reward'])}"] * (comparison.metrics["reward"].low <= 0)
-    margins = msgspec.structs.asdict(rules.margins)
+    # conditions are asked for as they must hold, so that what is no number holds none of them
+    better = comparison.metrics["reward"].low > 0
+    short = [] if better else [f"reward is not shown to be better: {_text(comparison.metrics['reward'])}"]
+    margins = {name: m for name, m in msgspec.structs.asdict(rules.margins).items() if name in comparison.metrics}
     for name, margin in margins.items():
-        if comparison.metrics[name].low < -margin:
+        if not comparison.metrics[name].low >= -margin:
             short.append(f"{name} may be worse by more than {margin:.0%}: {_text(comparison.metrics[name])}")
     if not short:
         within = ", ".join(f"{name} within {-margin:.0%}" for name, margin in margins.items())

@@ -88,7 +88,12 @@ ABOVE, ACROSS, BELOW = (estimate(m, se=0.02, low=m - 0.04, high=m + 0.04) for m 
     ("lift", "broken_checks", "verdict", "says"),
     [
         (ABOVE, [], "pass", "Lift +5.00% with a 96% interval of +1.00% to +9.00% lies above 0, and all checks hold."),
-        (ACROSS, [], "inconclusive", "includes 0; these sessions detect a lift of 8.0% four times in five."),
+        (
+            ACROSS,
+            [],
+            "inconclusive",
+            "includes 0; this far from the deployed policy a lift of 8.0% is found four times in five.",
+        ),
         (BELOW, [], "fail", "lies below 0."),
         (ABOVE, ["coverage"], "fail", "Coverage is broken."),
         (None, ["coverage"], "fail", "Coverage is broken."),

@@ -2,14 +2,19 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mtf.errors import InputError
 from mtf.evaluation.page import render
+from mtf.evaluation.power import power
 from mtf.evaluation.report import Report
 from mtf.evaluation.run import evaluate, evaluate_set
+from mtf.evaluation.steps import make_steps
+from mtf.policy import Lineage, constant_policy
+from tests.conftest import small_spec
 from tests.transitions.files import write_transitions
 
 SLOPE = np.array([0.8, -0.5, 0.3])
@@ -139,3 +144,23 @@ def test_the_report_is_plain_json(better):
     assert plain["verdict"] == "pass"
     assert set(plain["lift"]) == {"mean", "low", "high", "se"}
     assert plain["drops"]["not_explored"] == 0
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_rewards_that_never_differ_are_inconclusive_with_the_reason(world, constant, changed, reward):
+    """Sessions of one step: noise of the last digit would else be a lift, and zeros a division by nothing."""
+    single = world(600, seed=3, slope=SLOPE, end=1.0, longest=1)
+    alike = changed(single, reward=np.full_like(single.reward, reward))
+    report = evaluate_set(alike, constant(BETTER), None)
+    assert report.verdict == "inconclusive"
+    assert f"sessions earned {reward:g}, so that no policy can be told from another" in report.reason
+    assert "no policy can be told" in str(power(alike).reason)
+
+
+def test_a_policy_of_another_spec_is_refused(data):
+    spec = small_spec()
+    of = replace(data, spec=spec)
+    policy = constant_policy(np.zeros(data.action_width), data.state_width, spec=None, lineage=Lineage(algorithm="t"))
+    policy.spec = other = small_spec(n_shown=2)
+    with pytest.raises(InputError, match=f"policy: was made for spec {other.version}, the transitions are of {spec.version}"):
+        make_steps(of, policy, None)

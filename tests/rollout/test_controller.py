@@ -9,7 +9,7 @@ import pytest
 from mtf.errors import ConflictError, InputError
 from mtf.rollout import intents
 from mtf.rollout.controller import Controller, RolloutConfig, read_config
-from mtf.rollout.document import Arms, PolicyRef
+from mtf.rollout.document import Arms, PolicyRef, Rollout
 from mtf.rollout.documents import fetch_bundle, put_bundle, read_generation, read_latest, write_next
 from mtf.rollout.intents import Intent
 from mtf.rollout.start import box_in_force, initialise
@@ -175,6 +175,30 @@ def test_hand_promotion_then_rollback(platform):
     intents.submit(store, "feed", Intent(action="rollback"))
     document = controller.tick()
     assert (document.champion.version, document.previous.version) == ("bootstrap", "2")
+
+
+def test_a_hand_promotion_leaves_what_an_earlier_rollout_came_to(platform):
+    store, rows, controller, start, _ = platform
+    name = start()
+    controller.tick()
+    rows.play(name, 4000, -0.3)
+    rows.mark += DAY // 2
+    ended = controller.tick().rollout
+    assert ended.outcome == "rolled_back"
+    start(action="promote")
+    document = controller.tick()
+    assert (document.champion.version, document.rollout) == ("2", ended)
+    intents.submit(store, "feed", Intent(action="rollback"))
+    assert controller.tick().rollout == ended
+
+
+@pytest.mark.parametrize(("clock", "hours"), [("simulated", 24.5), ("real", 48.3)])
+def test_a_rollout_has_its_hours(platform, clock, hours):
+    """Begun at 23:48: the simulated clock is told whole days, so its day ends half an hour after midnight; 24 hours are 24."""
+    _, _, controller, _, _ = platform
+    controller.settings.clock = clock
+    rollout = Rollout(id="r", phase="running", started_ts="1970-01-01T23:48:00+00:00")
+    assert controller._deadline_us(rollout) == pytest.approx(hours * DAY / 24)
 
 
 def test_two_writers_of_one_generation(platform):

@@ -68,6 +68,23 @@ def test_missing_covariates_get_an_indicator():
     assert np.isfinite(adjust(sample, "reward")).all()
 
 
+NAN = float("nan")
+
+
+def test_a_total_that_is_no_number_shows_nothing():
+    sample = users(np.random.default_rng(0), 4000, effect=0.5)
+    assert lift(sample, "reward", RULES).low > 0
+    sample.totals["reward"][7] = -np.inf
+    found = lift(sample, "reward", RULES)
+    assert (found.low, found.high) == (-np.inf, np.inf)
+
+
+def test_without_a_guardrail_it_is_not_asked_for():
+    found = look((0.1, 0.02, 0.2))
+    del found.metrics["valid"]
+    assert decide(found, RULES, last_look=False) == ("promote", "reward is better: +10.0% [+2.0%, +20.0%]; duration within -5%")
+
+
 def look(reward, valid=(0.05, 0.0, 0.1), duration=(0.05, 0.0, 0.1), n=5000, srm=1.0):
     metrics = {k: Lift(lift=v[0], low=v[1], high=v[2]) for k, v in (("reward", reward), ("valid", valid), ("duration", duration))}
     return Comparison(
@@ -92,6 +109,8 @@ def look(reward, valid=(0.05, 0.0, 0.1), duration=(0.05, 0.0, 0.1), n=5000, srm=
         (look((0.1, 0.02, 0.2), valid=(-0.2, -0.3, -0.1)), False, "roll_back", "valid is worse"),
         (look((0.1, 0.02, 0.2), duration=(0.0, -0.08, 0.08)), False, "wait", "duration may be worse by more than 5%"),
         (look((0.1, 0.02, 0.2), srm=2000), False, "roll_back", "sample ratio"),
+        (look((NAN, NAN, NAN)), False, "wait", "not shown to be better"),
+        (look((0.1, 0.02, 0.2), valid=(NAN, NAN, NAN)), True, "roll_back", "inconclusive: valid may be worse"),
         (look((0.1, 0.02, 0.2), n=900), False, "wait", "900 complete users"),
         (look((0.1, 0.02, 0.2), n=900), True, "roll_back", "inconclusive: 900"),
     ],

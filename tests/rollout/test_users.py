@@ -4,6 +4,7 @@ import pytest
 from mtf.contracts import feedback_schema, requests_schema
 from mtf.rollout.statistics import DecisionRules
 from mtf.rollout.users import Sample
+from mtf.spec import RewardHead
 from tests.conftest import small_spec
 
 SPEC = small_spec()
@@ -96,3 +97,42 @@ def test_rows_received_later_do_not_change_a_look():
     again = sample.compare(DecisionRules(), watermark_us=10**12, received_until_us=first.received_until_us)
     assert again == first
     assert sample.compare(DecisionRules(), watermark_us=10**12) != first
+
+
+def test_who_never_pauses_keeps_nobody_waiting():
+    """A request every 20 minutes for a day, enrolled first: his first two hours count, and then the others are looked at."""
+    sample = Sample(SPEC, "r1")
+    bot = [(f"b{i}", "bot", "control", i * 20 * MINUTE) for i in range(72)]
+    rows = [*bot, ("c", "u1", "canary", MINUTE), ("d", "u2", "control", 2 * MINUTE)]
+    sample.add([requests(rows)], [feedback([(r, 1, 5, 10.0, 0) for r, *_ in rows])])
+    # the last of his requests within two hours is at 120 minutes; it closes half an hour later
+    assert len(sample_users(sample, 150 * MINUTE).canary) == 0
+    found = sample_users(sample, 151 * MINUTE)
+    assert found.canary.tolist() == [False, True, False]
+    assert found.totals["duration"].tolist() == [70.0, 10.0, 10.0]
+
+
+def test_a_watch_time_that_is_no_number_counts_as_none():
+    sample = Sample(SPEC, "r1")
+    sample.add(
+        [requests([(r, f"u{r}", "canary", 0) for r in "abcd"])],
+        [feedback([("a", 1, 5, float("-inf"), 0), ("b", 1, 5, float("nan"), 0), ("c", 1, 5, -3.0, 0), ("d", 1, 5, 30.0, 0)])],
+    )
+    assert sample_users(sample, 10**12).totals["duration"].tolist() == [0.0, 0.0, 0.0, 30.0]
+
+
+def test_feedback_that_comes_before_its_request_waits_for_it_once():
+    sample = Sample(SPEC, "r1")
+    sample.add([], [feedback([("a", 1, 5, 10.0, 1), ("other arm", 1, 5, 99.0, 1)])])
+    sample.add([requests([("a", "u1", "canary", 0)])], [])
+    assert sample_users(sample, 10**12).totals["duration"].tolist() == [10.0]
+    sample.add([requests([("other arm", "u2", "canary", 0)])], [])
+    assert sample_users(sample, 10**12).totals["duration"].tolist() == [10.0, 0.0]
+
+
+def test_a_surface_without_valid_is_compared_by_what_it_has():
+    spec = small_spec(behaviours=("watch", "click"), reward_heads=(RewardHead(name="watch", weights={"watch": 0.01}),))
+    sample = Sample(spec, "r1")
+    rows = [(f"q{i}", f"u{i}", "canary" if i % 2 else "control", i) for i in range(8)]
+    sample.add([requests(rows)], [feedback([(r, 1, 5, 10.0 + i, 1) for i, (r, *_) in enumerate(rows)])])
+    assert set(sample.compare(DecisionRules(), watermark_us=10**12).metrics) == {"reward", "duration"}
