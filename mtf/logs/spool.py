@@ -176,13 +176,18 @@ class Spool:
         except BaseException as error:
             if connection.in_transaction:
                 connection.execute("rollback")
-            for a in appends:
+            for a in _awaited(appends):
                 a.done.set_exception(MtfError(f"spool: {self.path}: {error}; nothing of this append was kept, send it again"))
             return
         if self._on_commit is not None:
             self._on_commit(time.perf_counter() - began, len(appends))
-        for a in appends:
+        for a in _awaited(appends):
             a.done.set_result(None)
+
+
+def _awaited(appends: list[_Append]) -> list[_Append]:
+    """Those whose caller has not given up waiting; a result for the others would be an error."""
+    return [a for a in appends if a.done.set_running_or_notify_cancel()]
 
 
 def open_spool(spool_dir: Path, *, on_commit: OnCommit | None = None, events_move_clock: bool = True) -> Spool:

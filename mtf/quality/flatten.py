@@ -252,6 +252,7 @@ def _transitions_sql(spec: FusionSpec, dt: str) -> str:
 
 def _feedback_sql(spec: FusionSpec) -> str:
     flags = ", ".join(f'f."{b}"' for b in spec.behaviours if b != "watch")
+    item = "q.item_ids[CAST(f.position AS BIGINT) + 1]"  # the largest position and 1 are no int32
     columns = {
         "required_nulls": _null_count(feedback_schema(spec.behaviours), "f."),
         "watch_finite": "coalesce(isfinite(f.watch_s), false)",
@@ -260,7 +261,7 @@ def _feedback_sql(spec: FusionSpec) -> str:
         "flags_min": f"least({flags})" if flags else "0",
         "flags_max": f"greatest({flags})" if flags else "0",
         "known_request": "q.request_id IS NOT NULL",
-        "shown_there": "CASE WHEN q.request_id IS NOT NULL THEN coalesce(q.item_ids[f.position + 1] = f.item_id, false) END",
+        "shown_there": f"CASE WHEN q.request_id IS NOT NULL THEN coalesce({item} = f.item_id, false) END",
     }
     derived = ",\n  ".join(f"{sql} AS {name}" for name, sql in columns.items())
     return f"""SELECT f.*,

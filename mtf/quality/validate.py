@@ -86,7 +86,7 @@ def validate_day(
                 con.execute("SET TimeZone = 'UTC'")
                 try:
                     day = _Day(con, manifest, report, spec, rules, policies, last_dt, scratch / "quarantine", bar)
-                except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
+                except (duckdb.IOException, duckdb.InvalidInputException, duckdb.DataError) as error:
                     _unreadable(report, error)
                     shutil.rmtree(scratch / "quarantine", ignore_errors=True)
         if day is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from mtf.errors import IntegrityError, NotFoundError
+from mtf.errors import InputError, IntegrityError, NotFoundError
 from mtf.fileio import folder_atomic
 from mtf.policy import FILES, Policy, load_policy, policy_from_files
 from mtf.rollout.document import DeploymentDocument, PolicyRef, decode, encode
@@ -54,7 +54,7 @@ def fetch_bundle(store: Store, ref: PolicyRef, cache_dir: Path) -> Policy:
     if folder.is_dir():
         try:
             return load_policy(folder, ref.sha)
-        except IntegrityError:
+        except (IntegrityError, InputError):
             pass  # a damaged cache is not the truth: fetch again
     try:
         files = {name: store.get(f"bundles/{ref.sha}/{name}") for name in FILES}

@@ -25,6 +25,8 @@ from mtf.serving.arms import assign
 from mtf.spec import FusionSpec
 
 LogCandidates = Literal["explored", "all", "none"]
+LARGEST_LOGGED = np.float32(65504)
+"""Of float16: larger scores of candidates are logged as this."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Engine:
     def decide(self, batch: RankBatch, rng: np.random.Generator, received_us: int | np.ndarray, latency_us: int = 0) -> Decisions:
         """Rank every request of the batch. `rng` draws ids and exploration; `received_us` is the server's clock."""
         n, spec = len(batch.user_ids), self.spec
-        scores, fallback = _usable_scores(batch.scores)
+        scores, fallback = _usable_scores(batch)
         state = build_state(spec, batch.given, scores, batch.n_candidates)
         arms, buckets = assign(self.document, batch.user_ids)
         center = np.empty((n, spec.action_width), np.float32)
@@ -139,11 +141,14 @@ class Engine:
         return Decisions(request_ids, shown, rows_table)
 
 
-def _usable_scores(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores with what is not a finite number >= 0 set to 0, and which requests that touched."""
+def _usable_scores(batch: RankBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Scores with what is not a finite number >= 0 set to 0, and which requests that touched: what pads them does not count."""
+    scores = batch.scores
     bad = ~(np.isfinite(scores) & (scores >= 0))
-    touched = bad.any(axis=(1, 2))
-    return (np.where(bad, np.float32(0), scores) if touched.any() else scores), touched
+    if not bad.any():
+        return scores, np.zeros(len(scores), bool)
+    real = np.arange(scores.shape[1]) < _counts(batch)[:, None]
+    return np.where(bad, np.float32(0), scores), (bad & real[..., None]).any(axis=(1, 2))
 
 
 def _counts(batch: RankBatch) -> np.ndarray:
@@ -165,7 +170,8 @@ def _candidate_ids(batch: RankBatch, logged: np.ndarray) -> pa.Array:
 def _candidate_scores(batch: RankBatch, scores: np.ndarray, logged: np.ndarray) -> pa.Array:
     counts = np.where(logged, _counts(batch), 0)
     real = np.arange(scores.shape[1]) < counts[:, None]
-    data = scores[real].astype("<f2").tobytes()
+    # what is larger would be infinite in the log, and could not be ranked again
+    data = np.minimum(scores[real], LARGEST_LOGGED).astype("<f2").tobytes()
     offsets = np.concatenate([[0], np.cumsum(counts * scores.shape[2] * 2)]).astype(np.int32)
     validity = pa.array(logged).buffers()[1]
     return pa.Array.from_buffers(pa.binary(), len(logged), [validity, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data)])

@@ -140,7 +140,7 @@ def rank_answer_arrow(decisions: Decisions) -> bytes:
 
 
 def feedback_table(spec: FusionSpec, events: Sequence[Impression], *, simulated: bool, now_us: int) -> pa.Table:
-    """JSON events as rows of the contract, received now."""
+    """JSON events as rows of the contract, received now, a microsecond apart: of an item that comes twice the last one counts."""
     flags = [b for b in spec.behaviours if b != "watch"]
     for i, event in enumerate(events):
         for name in event.behaviours:
@@ -152,7 +152,7 @@ def feedback_table(spec: FusionSpec, events: Sequence[Impression], *, simulated:
         "item_id": [e.item_id for e in events],
         "position": [e.position for e in events],
         "ts": times,
-        "received_at": [now_us] * len(events),
+        "received_at": list(range(now_us, now_us + len(events))),
         "watch_s": [e.watch_s for e in events],
         "duration_s": [e.duration_s for e in events],
         **{name: [e.behaviours.get(name, 0) for e in events] for name in flags},
@@ -164,14 +164,17 @@ def feedback_table(spec: FusionSpec, events: Sequence[Impression], *, simulated:
 
 
 def feedback_table_arrow(spec: FusionSpec, body: bytes, *, simulated: bool, now_us: int) -> pa.Table:
-    """An Arrow IPC stream as rows of the contract, received now. It holds neither `received_at` nor, unless simulated, `ts`."""
+    """An Arrow IPC stream as rows of the contract, received now, a microsecond apart (see `feedback_table`).
+
+    It holds neither `received_at` nor, unless simulated, `ts`.
+    """
     table = _read(body)
     schema = feedback_schema(spec.behaviours)
     _only(table, set(schema.names) - {"received_at"})
     if "ts" in table.column_names:
         _column(table, "ts", _TS)
     times = pa.array(_event_times(table, simulated, now_us)).cast(_TS)
-    received = pa.array(np.full(table.num_rows, now_us, np.int64)).cast(_TS)
+    received = pa.array(now_us + np.arange(table.num_rows)).cast(_TS)
     for name, column in (("ts", times), ("received_at", received)):
         table = table.drop_columns(name) if name in table.column_names else table
         table = table.append_column(name, column)

@@ -94,8 +94,8 @@ class Service:
             began = time.perf_counter_ns()
             engine, now_us = self.deployment.engine, self._now_us()
             batch = decode(engine, now_us)
+            _distinct(batch)
             decisions = engine.decide(batch, self._rng, now_us)
-            _distinct(decisions)
             share_us = (time.perf_counter_ns() - began) // 1000 // len(batch.user_ids)
             rows = _with_latency(decisions.rows, min(share_us, 2**31 - 1))
             return answer(decisions), rows, self.spool.submit(rows)
@@ -108,6 +108,7 @@ class Service:
     async def _feedback(self, decode: Callable[[Engine, int], pa.Table]) -> int:
         def work() -> tuple[int, Future[None]]:
             rows = decode(self.deployment.engine, self._now_us())
+            self._last_us += rows.num_rows  # each row has a moment of its own
             return rows.num_rows, self.spool.submit(feedback=rows)
 
         n, durable = await self._in_lane(work)
@@ -129,10 +130,13 @@ class Service:
                 counter.labels(found["values"]).inc(found["counts"])
 
 
-def _distinct(decisions: Decisions) -> None:
-    """Feedback is known by (request_id, item_id), so what is shown must not hold an item twice."""
-    n, width = decisions.shown.shape
-    items = pc.list_flatten(decisions.rows.column("item_ids")).to_numpy().reshape(n, width)
+def _distinct(batch: RankBatch) -> None:
+    """Feedback is known by (request_id, item_id), so what is shown must not hold an item twice. All candidates are looked at, for
+    what is shown depends on the action drawn: to refuse by that would leave others than were drawn in the log."""
+    items = batch.item_ids
+    if batch.n_candidates is not None:
+        place = np.arange(items.shape[1])
+        items = np.where(place < np.asarray(batch.n_candidates)[:, None], items, np.iinfo(np.int64).min + place)
     ordered = np.sort(items, axis=1)
     row, column = np.nonzero(ordered[:, 1:] == ordered[:, :-1])
     if len(row):

@@ -200,3 +200,17 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path):
     with contextlib.closing(open_spool(tmp_path)) as again:  # its lock died with it
         again.append(requests(1))
         assert again.path == path
+
+
+def test_a_caller_that_gives_up_stops_nobody_else(tmp_path):
+    """A server that is told to stop cancels what still waits for the disk."""
+    begin = threading.Event()
+    with contextlib.closing(Spool(tmp_path / "worker-00.sqlite", on_commit=lambda *_: begin.wait(5))) as spool:
+        first = spool.submit(requests(1, seed=1))
+        given_up = spool.submit(requests(1, seed=2))
+        assert given_up.cancel()
+        begin.set()
+        first.result(5)
+        spool.append(requests(1, seed=3))
+    found, _, _ = SpoolReader(tmp_path).poll({})
+    assert sum(table.num_rows for table in found) == 3

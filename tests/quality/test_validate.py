@@ -115,15 +115,16 @@ def test_bad_rows_are_kept_counted_and_do_not_stop_the_day(tables, tmp_path):
     requests = pa.concat_tables([requests, requests.slice(7, 1)])
     feedback = rows.put(feedback, "watch_s", 11, -3.0)
     feedback = rows.put(feedback, "request_id", 12, rows.unknown_id())
+    feedback = rows.put(feedback, "position", 13, 2**31 - 1)
     # repeats of feedback are normal, at least once is promised
     feedback = pa.concat_tables([feedback, feedback.slice(100, 4)])
     logs, out = rows.logs_of(tmp_path / "logs", requests, feedback), tmp_path / "out"
     verdict = judge(logs, out)
     assert verdict.status == "warning"
-    assert (verdict.counts["quarantined_requests"], verdict.counts["quarantined_feedback"]) == (3, 2)
-    assert verdict.quarantined["feedback"] == {"known_request": 1, "watch_range": 1}
+    assert (verdict.counts["quarantined_requests"], verdict.counts["quarantined_feedback"]) == (3, 3)
+    assert verdict.quarantined["feedback"] == {"known_request": 1, "watch_range": 1, "shown_there": 1}
     assert {"action_finite": 1, "duplicate_request": 1}.items() <= verdict.quarantined["requests"].items()
-    assert verdict.metrics["share_repeated_feedback"] == pytest.approx(4 / 722)
+    assert verdict.metrics["share_repeated_feedback"] == pytest.approx(4 / 721)
     kept = pq.read_table(out / f"dt={rows.DT}" / "r1" / "quarantine" / "requests.parquet")
     assert set(requests.column_names) <= set(kept.column_names) and kept.num_rows == 3
     assert sorted(p.table for p in list_piles(out)) == ["feedback", "requests"]

@@ -217,6 +217,16 @@ def test_a_damaged_cache_is_fetched_again(platform, settings):
     assert fetch_bundle(store, ref, settings.bundles_dir).sha == ref.sha
 
 
+def test_a_cache_that_lacks_a_file_is_fetched_again(platform, settings):
+    store, _, _, _, _ = platform
+    policy = random_policy(5, spec=SPEC)
+    ref = PolicyRef(sha=policy.sha, version="2", uri="")
+    fetch_bundle(store, ref, settings.bundles_dir)
+    (settings.bundles_dir / policy.sha / "golden.safetensors").unlink()
+    assert fetch_bundle(store, ref, settings.bundles_dir).sha == policy.sha
+    assert (settings.bundles_dir / policy.sha / "golden.safetensors").exists()
+
+
 def test_initialise_leaves_what_is_there(platform, settings):
     store, _, controller, start, _ = platform
     start(action="promote")

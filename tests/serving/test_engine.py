@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,25 @@ def test_scores_that_are_no_numbers_fall_back_and_are_not_explored(engine):
 def test_a_policy_that_is_not_loaded_is_named(engine):
     with pytest.raises(InputError, match="not loaded"):
         Engine(SPEC, engine.document, {})
+
+
+def test_what_pads_the_candidates_is_no_score(engine):
+    """A batch of unequal lists, padded with NaN: real candidates alone can be unusable."""
+    given = batch()
+    counts = np.full(400, 5)
+    scores = given.scores.copy()
+    scores[:, 5:] = np.nan
+    scores[7, 4, 0] = np.nan
+    padded = dataclasses.replace(given, scores=scores, n_candidates=counts)
+    rows = engine.decide(padded, np.random.default_rng(0), TS).rows.to_pylist()
+    assert [i for i, row in enumerate(rows) if row["fallback"]] == [7]
+    assert sum(row["exploring"] for row in rows) > 100
+
+
+def test_scores_too_large_for_half_precision_are_logged_as_its_largest(engine):
+    given = batch()
+    given.scores[:, 0, 1] = 70_000
+    rows = engine.decide(given, np.random.default_rng(0), TS).rows.to_pylist()
+    logged = [np.frombuffer(row["cand_scores"], "<f2") for row in rows if row["exploring"]]
+    assert len(logged) > 100
+    assert all(values.max() == 65_504 for values in logged)

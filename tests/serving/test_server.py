@@ -114,6 +114,32 @@ def test_batches_round_trip_and_a_day_of_them_can_be_sealed(simulated):
         assert (manifest.rows("requests"), manifest.rows("feedback")) == (20, 20)
 
 
+def test_a_candidate_that_comes_twice_is_refused_whatever_would_be_shown(simulated):
+    """The action decides what is shown: a refusal that followed it would leave other actions in the log than were drawn."""
+    items = request()["items"]
+    low = {"id": items[0]["id"], "scores": {"click": 0.0, "watch": 0.0}}
+    ragged = np.arange(20 * 8).reshape(20, 8)
+    ragged[:, 5:] = 0  # padding
+    counts = pa.array(np.full(20, 5, np.int32))
+    with running(simulated) as client:
+        for _ in range(5):
+            status, answer = client.post("/v1/rank", request(items=[*items, low]))
+            assert status == 400 and "has the item 10 twice" in answer["error"]
+        assert client.post("/v1/rank.arrow", to_stream(rank_columns(item_ids=fixed(ragged), n_candidates=counts)))[0] == 200
+
+
+def test_of_an_item_that_comes_twice_in_a_call_the_last_row_counts(simulated):
+    with running(simulated) as client:
+        _, answer = client.post("/v1/rank", request())
+        seen = [impression(answer["request_id"], watch_s=watch) for watch in (40.0, 3.0, 58.0)]
+        assert client.post("/v1/feedback", seen)[0] == 200
+        assert client.post("/v1/feedback", [impression(answer["request_id"], watch_s=60.0)])[0] == 200
+    _, feedback = rows(simulated)
+    in_order = sorted(zip(feedback.column("received_at").to_pylist(), feedback.column("watch_s").to_pylist(), strict=True))
+    assert [watch for _, watch in in_order] == [40.0, 3.0, 58.0, 60.0]
+    assert len({at for at, _ in in_order}) == 4
+
+
 def test_rows_with_fewer_candidates_are_ranked_within_them(simulated):
     counts = np.array([3, 8, 5] + [8] * 17, np.int32)
     with running(simulated) as client:

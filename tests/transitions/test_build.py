@@ -318,7 +318,7 @@ def test_the_same_rows_in_other_files_give_the_same_bytes(tmp_path, monkeypatch)
 def test_feedback_on_what_was_not_shown_is_left_out_and_counted(tmp_path):
     def wrong(feedback):
         rows = feedback.slice(0, 3)
-        position = pa.array([1, -1, 99], pa.int32())
+        position = pa.array([1, -1, 2**31 - 1], pa.int32())
         rows = rows.set_column(rows.column_names.index("position"), feedback.schema.field("position"), position)
         strange = feedback.slice(0, 1)
         unknown = pa.array([strange["request_id"][0].as_py()[:-4] + "0000"])
