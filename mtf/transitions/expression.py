@@ -54,10 +54,10 @@ def impressions(feedback: ir.Table, requests: ir.Table) -> ir.Table:
     asked = requests.select(asked_id=requests.request_id, items=requests.item_ids)
     joined = feedback.left_join(asked, feedback.request_id == asked.asked_id)
     known = joined.asked_id.notnull()
+    in_range = known & (joined.position >= 0) & (joined.position < joined["items"].length())
     # an engine may look the item up where it is out of range, too, and add 1 to do so
-    position = joined.position.cast("int64")
-    in_range = known & (position >= 0) & (position < joined["items"].length())
-    shown = in_range & (joined["items"][position] == joined.item_id)
+    place = ibis.least(joined.position, ibis.literal(2**31 - 2, "int32"))
+    shown = in_range & (joined["items"][place] == joined.item_id)
     return joined.mutate(known=known, shown=shown.fill_null(False)).drop("asked_id", "items")
 
 
