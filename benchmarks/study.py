@@ -45,7 +45,7 @@ from benchmarks.study_page import write
 from benchmarks.study_report import GAUSSIAN_SD, paired, primary, read, render
 from mtf.errors import InputError
 from mtf.evaluation.gauc import Gauc, weighted_gauc
-from mtf.fileio import write_atomic
+from mtf.fileio import sha256_file, write_atomic
 from mtf.fusion import log_fused
 from mtf.learning.config import with_overrides
 from mtf.learning.registry import algorithm as find_algorithm
@@ -145,8 +145,9 @@ def run_cells(world: Path, cells: list[dict[str, Any]], out: Path, truth_users: 
     for learner in {cell["learner"] for cell in cells}:
         name, settings = _split(learner)
         with_overrides(find_algorithm(name).config, settings)
+    played_in = world_sha(world)
     for cell in cells:
-        require_alike(out / f"{_name(cell)}.json", world_sha(world), truth_users)
+        require_alike(out / f"{_name(cell)}.json", played_in, truth_users)
     todo = [cell for cell in cells if not (out / f"{_name(cell)}.json").exists()]
     os.environ["OMP_NUM_THREADS"] = "1"
     workers = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
@@ -336,19 +337,19 @@ def _groups(truth: Truth) -> list[float]:
 
 def world_sha(folder: Path) -> str:
     """Hash (12 hex digits) of a world's files."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()[:12]
+    return _hashed(sorted(folder.iterdir()))
 
 
 @functools.cache
 def played_by() -> str:
     """Hash (12 hex digits) of what plays and judges a cell, beside the learners."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for file in sorted(Path(mtf.world.__file__).parent.rglob("*.py")):
-        digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()[:12]
+    return _hashed([Path(__file__), *sorted(Path(mtf.world.__file__).parent.rglob("*.py"))])
+
+
+def _hashed(files: list[Path]) -> str:
+    """Of their names and bytes, 12 hex digits."""
+    lines = "".join(f"{file.name} {sha256_file(file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
 
 
 def _split(learner: str) -> tuple[str, dict[str, str]]:

@@ -305,7 +305,8 @@ class Replay:
         mean = alike.mean(0)
         effect, fresh_effect = (logged - mean) / self.scale, self._apart(fresh)
         squares = np.square(fresh_effect)
-        square, fresh_square = np.square(effect) - self._expected_square(alike), squares - squares.mean((0, 1))
+        apart = fresh_effect if alike is fresh else self._apart(alike)
+        square, fresh_square = np.square(effect) - self._expected_square(alike, apart), squares - squares.mean((0, 1))
         interaction = (effect[:, :, None] * phi[:, None, 1:]).reshape(len(rows), -1)
         level = (mean - self.center) / (4 * self.scale)
         x = np.concatenate([phi, level, effect, square, interaction, self.problem.u[rows]], axis=1)
@@ -326,12 +327,12 @@ class Replay:
         apart: np.ndarray = (features - others) / self.scale
         return apart
 
-    def _expected_square(self, features: np.ndarray) -> np.ndarray:
-        """Of one more draw less the mean of them all [m, L], from the draws [R, m, L]."""
+    def _expected_square(self, features: np.ndarray, apart: np.ndarray) -> np.ndarray:
+        """Of one more draw less the mean of them all [m, L], from the draws [R, m, L] and their `_apart`."""
         pairs = (features[0::2] + features[1::2]) / (2 * self.scale)
         # the mean of all is surer than that of the others, by which `_apart` judges
         surer = pairs.var(0, ddof=1) * (1 / (len(pairs) - 1) - 1 / len(pairs))
-        expected: np.ndarray = np.square(self._apart(features)).mean(0) - surer
+        expected: np.ndarray = np.square(apart).mean(0) - surer
         return expected
 
     def _plug_in(self, rows: np.ndarray, logged: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:

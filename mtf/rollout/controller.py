@@ -177,7 +177,7 @@ class Controller:
             raise MtfError(
                 f"a canary of version {document.canary.version if document.canary else '?'} is running; abort it first"
             )
-        return self._promoted(document, candidate, intent.exploration, intent.reason or "promoted by hand", _open(rollout))
+        return self._promoted(document, candidate, intent.exploration, intent.reason or "promoted by hand", rollout)
 
     def _gated(self, document: DeploymentDocument, intent: Intent) -> PolicyRef:
         """The intent's policy, if its gate passed against today's champion and its bundle loads."""
@@ -208,7 +208,7 @@ class Controller:
             previous=document.champion,
             canary=None,
             arms=self.config.exploring,
-            rollout=_ended(_open(document.rollout), "rolled_back", "the champion was rolled back by hand") or document.rollout,
+            rollout=_ended(document.rollout, "rolled_back", "the champion was rolled back by hand"),
         )
 
     def _abort(self, document: DeploymentDocument, intent: Intent) -> DeploymentDocument:
@@ -296,7 +296,7 @@ class Controller:
             exploration=exploration or document.exploration,
             arms=self.config.exploring,
             salts=Salts(explore=new_salt(), rollout=new_salt(), holdback=document.salts.holdback),
-            rollout=_ended(rollout, "promoted", reason, found) or document.rollout,
+            rollout=_ended(rollout, "promoted", reason, found),
         )
 
     def _kept(
@@ -334,14 +334,9 @@ class Controller:
         return _us(datetime.now(UTC))
 
 
-def _open(rollout: Rollout | None) -> Rollout | None:
-    """The rollout if it has not ended: what an earlier one came to stays as it is."""
-    return rollout if rollout is not None and rollout.phase != "idle" else None
-
-
 def _ended(rollout: Rollout | None, outcome: Outcome, reason: str, found: Comparison | None = None) -> Rollout | None:
-    if rollout is None:
-        return None
+    if rollout is None or rollout.phase == "idle":  # what an earlier one came to stays as it is
+        return rollout
     statistics = rollout.statistics | ({"comparison": msgspec.to_builtins(found)} if found else {})
     return msgspec.structs.replace(rollout, phase="idle", outcome=outcome, reason=reason, statistics=statistics)
 
