@@ -28,7 +28,7 @@ from mtf.contracts.exploration import Dimension, ExplorationDocument, require_pl
 from mtf.errors import InputError
 from mtf.learning.diagnostics import slope_tests
 from mtf.learning.distil import act
-from mtf.learning.problem import Problem, constant_reward, prepare, require_fit
+from mtf.learning.problem import Problem, box_of_another, constant_reward, prepare, require_fit
 from mtf.learning.threads import fixed_threads
 from mtf.learning.value import Value, fit_value
 from mtf.policy import Policy, bootstrap_policy, load_policy
@@ -77,7 +77,8 @@ def refresh(
         problem = prepare(data, baseline, half_width=half)
         target = _open(policy, problem)
         _require_rows(problem, half)
-        warnings = [*problem.warnings, *constant_reward(problem.data), *_of_another(previous, problem)]
+        of = previous.policy_sha if previous is not None else None
+        warnings = [*problem.warnings, *constant_reward(problem.data), *box_of_another("`previous`", of, problem.baseline)]
         value = fit_value(problem)
         tests = slope_tests(problem, value, problem.current)
         q, covariance = curvature(problem, value)
@@ -226,14 +227,6 @@ def _largest(path: Callable[[float], np.ndarray], fits: Callable[[np.ndarray], b
         middle = (low + high) / 2
         low, high = (middle, high) if fits(path(middle)) else (low, middle)
     return low, path(low)
-
-
-def _of_another(previous: ExplorationDocument | None, problem: Problem) -> list[str]:
-    """A warning where `previous` is the box of another policy than the baseline."""
-    sha = problem.baseline.sha
-    if previous is None or sha is None or previous.policy_sha == sha:
-        return []
-    return [f"box_of_another_policy: `previous` is of policy {previous.policy_sha[:12]}, the baseline is policy {sha[:12]}"]
 
 
 def _require_rows(problem: Problem, previous: np.ndarray | None) -> None:

@@ -281,6 +281,16 @@ def require_fit(name: str, policy: Policy, data: TransitionSet, way_out: str) ->
         raise InputError(f"{name} was made for spec {policy.spec.version}, the transitions are of {data.spec.version}; {way_out}")
 
 
+def box_of_another(name: str, box_of: str | None, baseline: Baseline) -> list[str]:
+    """A warning where the box `name` was chosen around another policy than the baseline; none where one is not known."""
+    if None in (box_of, baseline.sha) or box_of == baseline.sha:
+        return []
+    return [
+        f"box_of_another_policy: {name} is of policy {str(box_of)[:12]}, the baseline is policy {str(baseline.sha)[:12]}; "
+        "its widths are taken as given"
+    ]
+
+
 def constant_reward(data: TransitionSet) -> list[str]:
     """Raises InputError where every session earned the same; warns where only their length differs."""
     total = data.total_reward

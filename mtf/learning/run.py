@@ -23,7 +23,7 @@ from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.config import Config, with_overrides
 from mtf.learning.diagnostics import slope_tests, step_report, value_calibration, warnings_of
 from mtf.learning.distil import Distilled, act, distil
-from mtf.learning.problem import NAMED, Problem, constant_reward, prepare
+from mtf.learning.problem import NAMED, Problem, box_of_another, constant_reward, prepare
 from mtf.learning.progress import Progress
 from mtf.learning.registry import algorithm as find_algorithm
 from mtf.learning.threads import THREADS, fixed_threads
@@ -165,11 +165,7 @@ def train_on(
     stages = Progress(progress)
     with fixed_threads():
         problem = prepare(data, baseline, half_width=half_width, needs_exploration=config.needs_exploration)
-        if None not in (box_of, problem.baseline.sha) and box_of != problem.baseline.sha:
-            warnings.append(
-                f"box_of_another_policy: exploration.json is of policy {str(box_of)[:12]}, the baseline is policy "
-                f"{str(problem.baseline.sha)[:12]}; its widths are taken as given"
-            )
+        warnings += box_of_another("exploration.json", box_of, problem.baseline)
         if config.needs_exploration:
             warnings += constant_reward(problem.data)
         chosen.require(problem, config)
