@@ -35,14 +35,14 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 import mtf.world
 from benchmarks.study_page import write
-from benchmarks.study_report import GAUSSIAN_SD, paired, primary, read, render
+from benchmarks.study_report import GAUSSIAN_SD, TRUTH_SEED, paired, primary, read, render
 from mtf.errors import InputError
 from mtf.evaluation.gauc import Gauc, weighted_gauc
 from mtf.fileio import sha256_file, write_atomic
@@ -53,10 +53,9 @@ from mtf.learning.run import code_sha, train_on
 from mtf.policy import Policy, bootstrap_policy
 from mtf.world.explore import Exploring, Noise, explore, join
 from mtf.world.play import play as each_step
-from mtf.world.truth import Truth, reward_weights, true_value
+from mtf.world.truth import Truth, pooled, reward_weights, true_value
 from mtf.world.world import World
 
-TRUTH_SEED = 990_001
 GAUC_SEED, GAUC_USERS = 990_002, 3000
 FIRST_DAY = datetime.date(2026, 1, 1)
 JUDGES = 50
@@ -80,6 +79,7 @@ def main() -> None:
     run.add_argument("--box", type=float, default=0.3)
     run.add_argument("--fresh", action="store_true", help="train on the newest day alone")
     run.add_argument("--truth-users", type=int, default=40_000)
+    run.add_argument("--truth-seeds", default=str(TRUTH_SEED), help="with commas; as many draws of so many users judge")
     run.add_argument("--processes", type=int, default=1, help="cells at once, a thread each")
     run.add_argument("--out", type=Path, required=True)
     table = commands.add_parser("table", help="print what is there")
@@ -121,7 +121,15 @@ def main() -> None:
         for exploration in options.exploration.split(",")
         for learner in options.learners.split(",")
     ]
-    run_cells(options.world, cells, options.out, options.truth_users, options.processes)
+    judges = Judges(options.truth_users, tuple(int(seed) for seed in options.truth_seeds.split(",")))
+    run_cells(options.world, cells, options.out, judges, options.processes)
+
+
+class Judges(NamedTuple):
+    """Who judges: a draw of `users` by each of `seeds`."""
+
+    users: int = 40_000
+    seeds: tuple[int, ...] = (TRUTH_SEED,)
 
 
 def cell_of(
@@ -140,20 +148,20 @@ def cell_of(
     }
 
 
-def run_cells(world: Path, cells: list[dict[str, Any]], out: Path, truth_users: int, processes: int) -> None:
+def run_cells(world: Path, cells: list[dict[str, Any]], out: Path, judges: Judges, processes: int) -> None:
     """Run those of `cells` that have no file in `out`, each in a thread of its own process."""
     for learner in {cell["learner"] for cell in cells}:
         name, settings = _split(learner)
         with_overrides(find_algorithm(name).config, settings)
     played_in = world_sha(world)
     for cell in cells:
-        require_alike(out / f"{_name(cell)}.json", played_in, truth_users)
+        require_alike(out / f"{_name(cell)}.json", played_in, judges)
     todo = [cell for cell in cells if not (out / f"{_name(cell)}.json").exists()]
     os.environ["OMP_NUM_THREADS"] = "1"
     workers = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
     failed = []
     with workers as pool, tqdm(total=len(todo), unit="cell") as bar:
-        running = {pool.submit(run_cell, world, cell, out, truth_users): cell for cell in todo}
+        running = {pool.submit(run_cell, world, cell, out, judges): cell for cell in todo}
         for done in as_completed(running):
             bar.update()
             if (error := done.exception()) is not None:
@@ -165,13 +173,13 @@ def run_cells(world: Path, cells: list[dict[str, Any]], out: Path, truth_users: 
         raise SystemExit("\n".join([f"{len(failed)} of {len(todo)} cells failed and left no file:", *failed]))
 
 
-def require_alike(file: Path, world: str, truth_users: int) -> None:
-    """Raises InputError where the cell was played in another world of that name, or judged by another number of users.
+def require_alike(file: Path, world: str, judges: Judges) -> None:
+    """Raises InputError where the cell was played in another world of that name, or judged by other users.
 
     Cells of before they said so are taken as they are.
     """
     made = json.loads(file.read_text()) if file.exists() else {}
-    for what, wanted in (("world_sha", world), ("truth_users", truth_users)):
+    for what, wanted in (("world_sha", world), ("truth_users", judges.users), ("truth_seeds", list(judges.seeds))):
         if made.get(what, wanted) != wanted:
             raise InputError(f"{file}: {what} is {made[what]}, here it is {wanted}; give another --out")
 
@@ -187,15 +195,15 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_cell(folder: Path, cell: dict[str, Any], out: Path, truth_users: int) -> str:
+def run_cell(folder: Path, cell: dict[str, Any], out: Path, judges: Judges) -> str:
     """Play one cell and write its file; returns its name."""
     # read before the cell is played: what is edited meanwhile is not what runs
     code = f"{code_sha()} {played_by()}"
-    truth = _truths(folder, truth_users)
+    truth = _truths(folder, judges)
     began = time.perf_counter()
     rounds = list(play(truth.world, cell, truth))
     seconds = time.perf_counter() - began
-    of = {"world_sha": world_sha(folder), "truth_users": truth.users, "code": code}
+    of = {"world_sha": world_sha(folder), "truth_users": truth.users, "truth_seeds": list(judges.seeds), "code": code}
     found = {**cell, **of, "seconds": seconds, "judges": truth.judges(), "rounds": rounds}
     write_atomic(out / f"{_name(cell)}.json", json.dumps(found, indent=1).encode())
     return f"{cell['learner']} {cell['exploration']} seed {cell['seed']}"
@@ -213,7 +221,7 @@ def excerpt(out: Path, users: int) -> None:
             for seed in (1, 2, 3)
             for exploration in (("D1", "D2", "D3") if learner == "slate_replay" and preset == "personalised" else ("D3",))
         ]
-        run_cells(world, cells, out, 40_000, 2)
+        run_cells(world, cells, out, Judges(), 2)
     print("Excerpt: three seeds a cell; docs/study.md has the whole.")
     print(render(read(out), json.loads(WORLDS.read_text())))
     print(paired(read(out), ["personalised"], [("slate_replay@D3", f"{other}@D3") for other in QUICK.split(",")[1:]], users))
@@ -269,8 +277,8 @@ def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[st
 class _Truths:
     """True values against the start, each policy's simulated once."""
 
-    def __init__(self, world: World, users: int) -> None:
-        self.world, self.users = world, min(users, world.n_users)
+    def __init__(self, world: World, judges: Judges) -> None:
+        self.world, self.users, self.seeds = world, min(judges.users, world.n_users), judges.seeds
         self.shown = _Shown(world)
         start = bootstrap_policy(world.spec)
         self.start, self.start_gauc = self._play(start), self.shown.gauc(start)
@@ -297,7 +305,7 @@ class _Truths:
         return _groups(self.start)
 
     def _play(self, policy: Policy) -> Truth:
-        return true_value(self.world, policy, self.users, TRUTH_SEED)
+        return pooled([true_value(self.world, policy, self.users, seed) for seed in self.seeds])
 
 
 class _Shown:
@@ -324,9 +332,9 @@ class _Shown:
 
 
 @functools.cache
-def _truths(folder: Path, users: int) -> _Truths:
+def _truths(folder: Path, judges: Judges) -> _Truths:
     """Loaded and played once a process."""
-    return _Truths(World.load(folder), users)
+    return _Truths(World.load(folder), judges)
 
 
 def _groups(truth: Truth) -> list[float]:

@@ -25,6 +25,8 @@ Cell = dict[str, Any]
 FEW_FEATURES = 5
 GAUSSIAN_SD = 0.2
 """Of D1."""
+TRUTH_SEED = 990_001
+"""Of the users who judge; cells that do not say were judged by these."""
 FEWEST = 5
 """Seeds from which a p-value is printed."""
 
@@ -212,11 +214,13 @@ def _judged(both: list[tuple[Cell, Cell | None]], away: np.ndarray) -> float | N
 
 def _require_judged_alike(both: list[tuple[Cell, Cell | None]]) -> None:
     """Stops where cells that are compared were played in different worlds of one name, or judged by different users."""
-    for what in ("world_sha", "truth_users"):
-        found = {cell[what] for pair in both for cell in pair if cell and what in cell}
+    cells = [cell for pair in both for cell in pair if cell]
+    for what in ("world_sha", "truth_users", "truth_seeds"):
+        said = [cell.get(what, [TRUTH_SEED] if what == "truth_seeds" else None) for cell in cells]
+        found = sorted({str(value) for value in said if value is not None})
         if len(found) > 1:
             raise SystemExit(
-                f"{_short(both[0][0])} in {both[0][0]['world']}: cells with {what} {sorted(found)}; compare those of one"
+                f"{_short(cells[0])} in {cells[0]['world']}: cells with {what} {' and '.join(found)}; compare those of one"
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,21 @@ def true_value(
             progress(cohort.ended)
     means = dict(zip(BEHAVIOURS, behaviours.mean(axis=0).tolist(), strict=True))
     metrics = {"reward": float(total.mean()), "duration": means.pop("watch"), "requests": float(length.mean()), **means}
-    root = np.sqrt(n_users)
+    return _of(total, discounted, metrics)
+
+
+def pooled(draws: Sequence[Truth]) -> Truth:
+    """One truth of a policy's several draws of as many users: with k of them its errors are those of one over the root of k.
+
+    A user may come in several draws: what they say is of this world's users, not of others that it might have had.
+    """
+    metrics = {key: float(np.mean([draw.metrics[key] for draw in draws])) for key in draws[0].metrics}
+    total, discounted = (np.concatenate([getattr(d, k) for d in draws]) for k in ("sessions", "sessions_discounted"))
+    return _of(total, discounted, metrics)
+
+
+def _of(total: np.ndarray, discounted: np.ndarray, metrics: dict[str, float]) -> Truth:
+    root = np.sqrt(len(total))
     return Truth(
         mean=float(total.mean()),
         se=float(total.std(ddof=1) / root),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import study
+from benchmarks.study import Judges
 from mtf.errors import InputError
 from mtf.learning.run import code_sha
 from mtf.policy import bootstrap_policy
@@ -18,32 +19,35 @@ from mtf.world.world import World
 def test_a_new_cell_says_its_code_and_keeps_its_name(tmp_path, monkeypatch):
     """The name hashes the settings alone: what was run before is found again."""
     judged = SimpleNamespace(world=None, users=500, judges=lambda: [1.0, 2.0])
-    monkeypatch.setattr(study, "_truths", lambda folder, users: judged)
+    monkeypatch.setattr(study, "_truths", lambda folder, judges: judged)
     monkeypatch.setattr(study, "play", lambda world, cell, truth: iter([{"round": 1}]))
     (tmp_path / "world").mkdir()
     (tmp_path / "world" / "world.json").write_text("{}")
-    study.run_cell(tmp_path / "world", study.cell_of("personalised", "corner", "D3", 1, 20_000), tmp_path, 500)
+    study.run_cell(tmp_path / "world", study.cell_of("personalised", "corner", "D3", 1, 20_000), tmp_path, Judges(500, (1, 2)))
     (file,) = tmp_path.glob("*.json")
     assert file.name == "personalised-D3-corner-s1-23fee10b.json"
     written = json.loads(file.read_text())
     assert written["code"] == f"{code_sha()} {study.played_by()}"
     assert written["rounds"] == [{"round": 1}]
     sha = study.world_sha(tmp_path / "world")
-    assert (written["world_sha"], written["truth_users"], written["judges"]) == (sha, 500, [1.0, 2.0])
-    study.require_alike(file, sha, 500)
-    study.require_alike(tmp_path / "not there.json", sha, 500)
+    assert (written["world_sha"], written["judges"]) == (sha, [1.0, 2.0])
+    assert (written["truth_users"], written["truth_seeds"]) == (500, [1, 2])
+    study.require_alike(file, sha, Judges(500, (1, 2)))
+    study.require_alike(tmp_path / "not there.json", sha, Judges())
     with pytest.raises(InputError, match="truth_users is 500, here it is 40000; give another --out"):
-        study.require_alike(file, sha, 40_000)
+        study.require_alike(file, sha, Judges(40_000, (1, 2)))
+    with pytest.raises(InputError, match=r"truth_seeds is \[1, 2\], here it is \[1, 3\]; give another --out"):
+        study.require_alike(file, sha, Judges(500, (1, 3)))
     (tmp_path / "world" / "world.json").write_text("{ }")
     with pytest.raises(InputError, match=f"world_sha is {sha}, here it is"):
-        study.require_alike(file, study.world_sha(tmp_path / "world"), 500)
+        study.require_alike(file, study.world_sha(tmp_path / "world"), Judges(500, (1, 2)))
 
 
 def test_a_learner_that_does_not_exist_is_named_before_a_cell_is_played(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("it began"))
     cells = [study.cell_of("personalised", learner, "D3", 1, 20_000) for learner in ("corner", "nonsense")]
     with pytest.raises(InputError, match="`nonsense` is not known; use one of"):
-        study.run_cells(tmp_path, cells, tmp_path, 500, 1)
+        study.run_cells(tmp_path, cells, tmp_path, Judges(500), 1)
 
 
 def test_cells_that_fail_are_named_when_the_others_are_done(tmp_path):
@@ -51,7 +55,7 @@ def test_cells_that_fail_are_named_when_the_others_are_done(tmp_path):
     cells = [study.cell_of("personalised", "corner", "D3", seed, 20_000) for seed in (1, 2)]
     (tmp_path / "world").mkdir()
     with pytest.raises(SystemExit, match="2 of 2 cells failed and left no file:"):
-        study.run_cells(tmp_path / "world", cells, tmp_path / "out", 500, 1)
+        study.run_cells(tmp_path / "world", cells, tmp_path / "out", Judges(500), 1)
 
 
 @pytest.fixture

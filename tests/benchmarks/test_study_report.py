@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.study_report import Difference, average, holm, over_seeds, p_value, paired, primary, read, render
+from benchmarks.study_report import TRUTH_SEED, Difference, average, holm, over_seeds, p_value, paired, primary, read, render
 
 ROOT = Path(__file__).parents[2]
 FACTS = {"headroom": 0.1, "headroom_se": 0.01, "personal": 0.5, "session_reward": 50.0, "requests": 13.0, "residual_sd": 9.0}
@@ -127,8 +127,18 @@ def test_judges_by_their_groups_by_hand(cell):
 @pytest.mark.parametrize("what", ["world_sha", "truth_users"])
 def test_cells_of_other_worlds_or_judges_are_not_compared(cell, what):
     cells = [cell(learner, seed=seed) | {what: n} for n, learner in enumerate(("slate_replay", "naive")) for seed in (1, 2)]
-    with pytest.raises(SystemExit, match=rf"cells with {what} \[0, 1\]; compare those of one"):
+    with pytest.raises(SystemExit, match=f"cells with {what} 0 and 1; compare those of one"):
         paired(cells, ["personalised"], [("slate_replay@D3", "naive@D3")], 20_000)
+
+
+def test_cells_that_do_not_say_by_which_draw_were_judged_by_the_usual_one(cell):
+    cells = [cell(learner, seed=seed) for learner in ("slate_replay", "naive") for seed in (1, 2)]
+    pairs = [("slate_replay@D3", "naive@D3")]
+    cells[0]["truth_seeds"] = [TRUTH_SEED]
+    paired(cells, ["personalised"], pairs, 20_000)
+    cells[0]["truth_seeds"] = [7, 8]
+    with pytest.raises(SystemExit, match=rf"cells with truth_seeds \[7, 8\] and \[{TRUTH_SEED}\]; compare"):
+        paired(cells, ["personalised"], pairs, 20_000)
 
 
 @pytest.mark.usefixtures("few_seeds")
