@@ -76,13 +76,15 @@ def build_day(
 
     with _alone(out_dir, spec):
         make = _Maker(logs_dir, out_dir, spec, read_rules(expectations_dir), engine, threads, progress)
-        for earlier in _forgotten(logs_dir, out_dir, dt):
+        for earlier in _unlogged(logs_dir, out_dir, dt):
             make.day(earlier)
         build = make.day(dt)
         following = _next_day(dt)
         while read_build(out_dir, following) is not None and make.is_stale(following):
             make.day(following)
             following = _next_day(following)
+        for later in _unlogged(logs_dir, out_dir, built_days(out_dir)[-1]):
+            make.day(later)
         write_pool(out_dir)
     return build
 
@@ -326,17 +328,14 @@ class _Maker:
         return hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()
 
 
-def _forgotten(logs_dir: Path, out_dir: Path, dt: str) -> list[str]:
-    """The day after the last built one, where that left a carry and no sealed day will take it in before `dt`.
+def _unlogged(logs_dir: Path, out_dir: Path, until: str) -> list[str]:
+    """Days before `until` without logs and not built yet on which sessions closed that the day before them carried.
 
-    Its sessions closed on a day without any log; that day is built from the carry alone.
+    They are built from the carry alone, once a later day is: no log of theirs is to be waited for.
     """
-    earlier = [day for day in built_days(out_dir) if day < dt]
-    if not earlier:
-        return []
-    last = read_build(out_dir, earlier[-1])
-    after = _next_day(earlier[-1])
-    return [after] if last is not None and last.carried and after < dt and after not in list_days(logs_dir) else []
+    known = {*built_days(out_dir), *list_days(logs_dir)}
+    left = (_next_day(day) for day in built_days(out_dir) if (build := read_build(out_dir, day)) and build.carried)
+    return [day for day in left if day < until and day not in known]
 
 
 def _counts(engine: Engine, table: ir.Table, by: Sequence[str]) -> dict[tuple, int]:

@@ -20,7 +20,7 @@ from mtf.contracts.ids import uuid7
 from mtf.logs import days
 from mtf.logs.days import day_bounds, day_files, write_day
 from mtf.transitions.build import build_day
-from mtf.transitions.pool import pool_md5
+from mtf.transitions.pool import pool_md5, read_pool
 from mtf.transitions.table import load_transitions
 from tests.conftest import small_spec
 
@@ -240,6 +240,15 @@ def test_a_session_left_open_by_the_last_day_is_closed_by_a_day_without_logs(tmp
     assert built[DAY].rows == 0
     assert [(r["state"][0], r["terminal"]) for r in transitions_of(tmp_path, NEXT)] == [(1, False), (2, True)]
     assert [r["user_id"] for r in transitions_of(tmp_path, THIRD)] == ["other"]
+
+
+def test_a_day_that_is_built_after_a_later_one_leaves_no_session_open(tmp_path):
+    """Its carry closes on a day without logs, which no later build looks for."""
+    build(tmp_path, [request("other", 2 * 1440 + 5)], day=THIRD)
+    _, built = build(tmp_path, [request("late", 1435, mark=1), request("late", 1439, mark=2)])
+    assert built[DAY].rows == 0
+    assert [(r["state"][0], r["terminal"]) for r in transitions_of(tmp_path, NEXT)] == [(1, False), (2, True)]
+    assert list(read_pool(tmp_path / "out").days) == [DAY, NEXT, THIRD]
 
 
 def test_a_session_may_cross_more_than_one_midnight(tmp_path):
