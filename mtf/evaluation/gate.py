@@ -166,6 +166,21 @@ def estimate_checks(step: float, calibration: Calibration, lift: Estimate, deplo
     ]
 
 
+def guardrail_check(found: dict[str, Estimate]) -> Check:
+    """Is no guarded metric shown to fall? Not voted: whether the reward is worth it is for people to say, or for its weights."""
+    falls = [f"{name} by {-of.mean:.1%} ({-of.high:.1%} to {-of.low:.1%})" for name, of in found.items() if of.high < 0]
+    return Check(
+        name="guardrails",
+        holds=not falls,
+        votes=False,
+        value="; ".join(f"{name} {of.mean:+.1%} [{of.low:+.1%}, {of.high:+.1%}]" for name, of in found.items()),
+        allowed="none below 0 for sure",
+        meaning="what the canary guards beside the reward, by the primary's own estimator; not voted",
+        why=f"it is expected to lower {' and '.join(falls)}, discounted as the lift is; a canary counts whole sessions and "
+        "rolls back a metric that it sees fall. Where the reward is not worth that, raise these behaviours' weights in it",
+    )
+
+
 def decide(lift: Estimate | None, checks: list[Check], alpha: float, detectable: float | None) -> tuple[Verdict, str]:
     """(verdict, reason) from the primary's interval and the checks, in the order in which they are listed."""
     broken = [check for check in checks if check.votes and not check.holds]
@@ -181,7 +196,8 @@ def decide(lift: Estimate | None, checks: list[Check], alpha: float, detectable:
     if broken:
         return "inconclusive", sentence(broken[0].why)
     if lift.low > 0:
-        return "pass", sentence(f"{known} lies above 0, and all checks hold")
+        warned = "".join(f"; but {check.why}" for check in checks if not check.votes and not check.holds)
+        return "pass", sentence(f"{known} lies above 0, and all checks that vote hold{warned}")
     found = f"; this far from the deployed policy a lift of {detectable:.1%} is found four times in five" if detectable else ""
     return "inconclusive", sentence(f"{known} includes 0{found}")
 

@@ -82,7 +82,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The gate's verdict and everything behind it."""
+    """The gate's verdict and everything behind it. guardrails: lifts of the metrics that a canary guards beside the reward."""
 
     format: int = FORMAT
     verdict: Verdict
@@ -103,6 +103,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     value_deployed: Estimate | None = None
     value_target: float | None = None
     estimators: Estimators = Estimators()
+    guardrails: dict[str, Estimate] = {}
     step_rms: float | None = None
     y_rms: float | None = None
     uncovered: float | None = None

@@ -11,6 +11,7 @@ from mtf.errors import InputError
 from mtf.evaluation import gate, weights
 from mtf.evaluation.fqe import fqe
 from mtf.evaluation.gauc import gauc_of_actions
+from mtf.evaluation.guardrails import guardrails
 from mtf.evaluation.importance import importance
 from mtf.evaluation.intervals import by_user, ratio
 from mtf.evaluation.power import canary_arms, detection_factor, power_of_steps
@@ -122,7 +123,10 @@ def _judge(
     first = primary(steps, q, alpha)
     second = referee(steps, q, first, alpha)
     calibration = calibrate(steps, q)
+    kept = chosen.data
+    guarded = guardrails(steps, kept.behaviour, kept.spec.behaviours if kept.spec is not None else (), alpha)
     checks = [*checks, *gate.estimate_checks(gate.step_size(steps), calibration, first.lift, first.deployed, second)]
+    checks += [gate.guardrail_check(guarded)] if guarded else []
     on_policy = _on_policy(chosen.on_policy, steps.gamma, first)
     chi2, dof = slope_agreement(steps, q)
     detectable = detection_factor(alpha) * first.lift.se
@@ -138,7 +142,6 @@ def _judge(
         importance=importance(steps, alpha),
     )
     bar.update()
-    kept = chosen.data
     arms, user_cv = canary_arms(kept)
     actions = {"policy": policy.act(kept.state), "baseline": kept.center if deployed is None else deployed.act(kept.state)}
     report = Report(
@@ -149,6 +152,7 @@ def _judge(
         value_deployed=first.deployed,
         value_target=first.target,
         estimators=others,
+        guardrails=guarded,
         on_policy=on_policy,
         model=Model(ridge=q.ridge, prior_sd=q.prior_sd, explained=q.explained, slope_chi2=chi2, slope_dof=dof),
         gauc=gauc_of_actions(kept, {**actions, "logged": kept.action}),

@@ -87,7 +87,12 @@ ABOVE, ACROSS, BELOW = (estimate(m, se=0.02, low=m - 0.04, high=m + 0.04) for m 
 @pytest.mark.parametrize(
     ("lift", "broken_checks", "verdict", "says"),
     [
-        (ABOVE, [], "pass", "Lift +5.00% with a 96% interval of +1.00% to +9.00% lies above 0, and all checks hold."),
+        (
+            ABOVE,
+            [],
+            "pass",
+            "interval of +1.00% to +9.00% lies above 0, and all checks that vote hold; but talk is broken.",
+        ),
         (
             ACROSS,
             [],
@@ -114,6 +119,10 @@ def test_the_verdict(lift, broken_checks, verdict, says):
     checks = [check("fine", True), *(check(name, False) for name in broken_checks), check("talk", False, votes=False)]
     found, reason = gate.decide(lift, checks, 0.04, 0.08)
     assert (found, says in reason) == (verdict, True), reason
+
+
+def test_nothing_else_is_said_where_all_checks_hold():
+    assert gate.decide(ABOVE, [check("fine", True), check("talk", True, votes=False)], 0.04, None)[1].endswith("vote hold.")
 
 
 def test_without_a_detectable_lift_none_is_named():
