@@ -82,6 +82,7 @@ class Spool:
             raise ConflictError(f"spool: {self.path} is held by another server; give each process its own file") from None
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
+        self._failed: str | None = None
         self._closed = False
         self._closing = threading.Lock()
         ready: Future[None] = Future()
@@ -122,6 +123,11 @@ class Spool:
     def waiting(self) -> int:
         """Appends that no commit has taken up yet."""
         return self._queue.qsize()
+
+    @property
+    def error(self) -> str | None:
+        """Why the last commit kept nothing, or that nothing commits any more; None where appends are kept."""
+        return self._failed if self._writer.is_alive() else "its writer has ended"
 
     def close(self) -> None:
         """Commit what waits, then let go of the file."""
@@ -176,9 +182,11 @@ class Spool:
         except BaseException as error:
             if connection.in_transaction:
                 connection.execute("rollback")
+            self._failed = str(error)
             for a in _awaited(appends):
                 a.done.set_exception(MtfError(f"spool: {self.path}: {error}; nothing of this append was kept, send it again"))
             return
+        self._failed = None
         if self._on_commit is not None:
             self._on_commit(time.perf_counter() - began, len(appends))
         for a in _awaited(appends):

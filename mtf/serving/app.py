@@ -116,18 +116,22 @@ async def document(state: State) -> bytes:
 
 @get("/healthz")
 async def healthz(state: State) -> Response[dict[str, Any]]:
-    """200 where requests are answered, else 503; with what is in force and why a newer document is not."""
+    """200 where requests are answered, else 503; with what is in force and why a newer document is not.
+
+    A spool that keeps nothing lets no request through: 503 until a commit succeeds (with a real clock the server itself
+    tries one within half a minute).
+    """
     service = _service(state)
-    engine = service.deployment.current
+    engine, full = service.deployment.current, service.spool.error
     body = {
-        "status": "ok" if engine else "no deployment document",
+        "status": "no deployment document" if not engine else f"the spool keeps nothing: {full}" if full else "ok",
         "generation": engine.document.generation if engine else None,
         "champion": engine.document.champion.sha if engine else None,
         "clock": "simulated" if service.simulated else "real",
         "spool": {"file": service.spool.path.name, "waiting": service.spool.waiting},
         "reload_error": service.deployment.error,
     }
-    return Response(body, status_code=200 if engine else 503)
+    return Response(body, status_code=200 if engine and not full else 503)
 
 
 @get("/metrics", media_type="text/plain; version=0.0.4")

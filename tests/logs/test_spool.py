@@ -143,9 +143,20 @@ def test_an_append_that_cannot_be_kept_says_so(spool, tmp_path):
         other.execute("create trigger full before insert on batch begin select raise(abort, 'disk is full'); end")
         with pytest.raises(MtfError, match="disk is full; nothing of this append was kept"):
             spool.append(requests(1))
+        assert spool.error == "disk is full"
         other.execute("drop trigger full")
     spool.append(requests(1))
+    assert spool.error is None
     assert len(SpoolReader(tmp_path).poll({})[0]) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_spool_whose_writer_has_ended_says_so(tmp_path):
+    spool = Spool(tmp_path / "worker-00.sqlite", on_commit=lambda *_: sys.exit())
+    spool.submit(requests(1))
+    spool._writer.join(10)
+    assert spool.error == "its writer has ended"
+    spool.close()
 
 
 def test_feedback_without_a_day_is_refused(spool, tmp_path):

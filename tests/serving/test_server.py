@@ -1,4 +1,6 @@
+import contextlib
 import itertools
+import sqlite3
 import time
 
 import msgspec
@@ -293,6 +295,20 @@ def test_without_a_document_it_waits_and_says_so(tmp_path):
         initialise(settings, "feed", SPEC, Arms(), 0.0)
         wait_for(lambda: client.get("/healthz")[0] == 200)
         assert client.post("/v1/rank", request())[1]["arm"] == "champion"
+
+
+def test_a_server_whose_spool_keeps_nothing_is_not_well(simulated):
+    with running(simulated) as client:
+        (path,) = simulated.spool_dir("feed").glob("*.sqlite")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("create trigger full before insert on batch begin select raise(abort, 'disk is full'); end")
+            status, answer = client.post("/v1/rank", request())
+            assert status == 503 and "disk is full; nothing of this append was kept" in answer["error"]
+            status, health = client.get("/healthz")
+            assert (status, health["status"]) == (503, "the spool keeps nothing: disk is full")
+            other.execute("drop trigger full")
+        assert client.post("/v1/rank", request())[0] == 200
+        assert client.get("/healthz")[0] == 200
 
 
 def test_metrics_and_the_api_description(simulated):
