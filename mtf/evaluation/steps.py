@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtf import box
-from mtf.errors import InputError
 from mtf.policy import Policy
 from mtf.transitions.table import TransitionSet
 
@@ -95,16 +94,8 @@ def make_steps(data: TransitionSet, target: Policy, deployed: Policy | None) -> 
     Raises InputError where a policy's widths or its spec are not the data's.
     """
     for name, policy in (("policy", target), ("baseline", deployed)):
-        if policy is not None and (policy.state_width, policy.action_width) != (data.state_width, data.action_width):
-            raise InputError(
-                f"{name}: maps {policy.state_width} -> {policy.action_width}, the transitions have states of {data.state_width} "
-                f"and actions of {data.action_width}; evaluate it on the data of its own spec"
-            )
-        if policy is not None and policy.spec and data.spec and policy.spec.version != data.spec.version:
-            raise InputError(
-                f"{name}: was made for spec {policy.spec.version}, the transitions are of {data.spec.version}: its actions mean "
-                "others; evaluate it on the data of its own spec"
-            )
+        if policy is not None:
+            data.require_fit(f"{name}:", policy, "evaluate it on the data of its own spec")
     n = len(data)
     gamma = data.spec.gamma if data.spec is not None else DEFAULT_GAMMA
     following = np.append(data.session[1:] == data.session[:-1], False)

@@ -28,7 +28,7 @@ from mtf.contracts.exploration import Dimension, ExplorationDocument, require_pl
 from mtf.errors import InputError
 from mtf.learning.diagnostics import slope_tests
 from mtf.learning.distil import act
-from mtf.learning.problem import Problem, box_of_another, constant_reward, prepare, require_fit
+from mtf.learning.problem import Problem, box_of_another, constant_reward, prepare
 from mtf.learning.threads import fixed_threads
 from mtf.learning.value import Value, fit_value
 from mtf.policy import Policy, bootstrap_policy, load_policy
@@ -259,7 +259,7 @@ def _open(policy: Policy | Path | str, problem: Problem) -> Policy:
     else:
         found = load_policy(policy)
     name = "policy:" if isinstance(policy, Policy) else f"policy: {policy}"
-    require_fit(name, found, problem.data, "give a policy of the spec that they were logged under")
+    problem.data.require_fit(name, found, "give a policy of the spec that they were logged under")
     return found
 
 

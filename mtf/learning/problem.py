@@ -266,19 +266,8 @@ def open_baseline(baseline: str | Path, data: TransitionSet) -> Baseline:
             raise InputError("baseline: `bootstrap` is the spec's start and these transitions have no spec; use `logged`")
         return Baseline("bootstrap", bootstrap_policy(data.spec))
     policy = load_policy(baseline)
-    require_fit(f"baseline: {baseline}", policy, data, "give the policy that was deployed when they were logged")
+    data.require_fit(f"baseline: {baseline}", policy, "give the policy that was deployed when they were logged")
     return Baseline(str(baseline), policy)
-
-
-def require_fit(name: str, policy: Policy, data: TransitionSet, way_out: str) -> None:
-    """Raises InputError, which begins with `name`, where the policy's widths or its spec are not the data's."""
-    if (policy.state_width, policy.action_width) != (data.state_width, data.action_width):
-        raise InputError(
-            f"{name} maps {policy.state_width} -> {policy.action_width}; "
-            f"the transitions hold {data.state_width} -> {data.action_width}"
-        )
-    if policy.spec is not None and data.spec is not None and policy.spec.version != data.spec.version:
-        raise InputError(f"{name} was made for spec {policy.spec.version}, the transitions are of {data.spec.version}; {way_out}")
 
 
 def box_of_another(name: str, box_of: str | None, baseline: Baseline) -> list[str]:

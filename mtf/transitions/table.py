@@ -21,6 +21,7 @@ import pyarrow.dataset as ds
 from mtf import box
 from mtf.errors import InputError
 from mtf.features import moved_by_action
+from mtf.policy import Policy
 from mtf.spec import FusionSpec
 from mtf.transitions.arrays import Arrays
 
@@ -187,6 +188,18 @@ class TransitionSet:
         real = np.arange(padded.shape[1]) < count[:, None]
         padded[real] = flat.reshape(-1, k)
         return padded, count.astype(np.int64)
+
+    def require_fit(self, name: str, policy: Policy, way_out: str) -> None:
+        """Raises InputError, which begins with `name`, where the policy's widths or its spec are not these rows'."""
+        if (policy.state_width, policy.action_width) != (self.state_width, self.action_width):
+            raise InputError(
+                f"{name} maps {policy.state_width} -> {policy.action_width}, "
+                f"the transitions hold {self.state_width} -> {self.action_width}; {way_out}"
+            )
+        if policy.spec is not None and self.spec is not None and policy.spec.version != self.spec.version:
+            raise InputError(
+                f"{name} was made for spec {policy.spec.version}, the transitions are of {self.spec.version}; {way_out}"
+            )
 
     def require_whole_candidates(self) -> None:
         """Raises InputError where a row's bytes are no whole number of candidates."""

@@ -152,7 +152,7 @@ def test_a_policy_of_another_width_is_named(mtf, others, tmp_path):
     said(
         mtf("evaluate", *places, "--baseline", "logged"),
         1,
-        "policy: maps 3 -> 3, the transitions have states of 3 and actions of 2",
+        "policy: maps 3 -> 3, the transitions hold 3 -> 2; evaluate it",
     )
     said(mtf("train", "--transitions", others, *LEARN, "--baseline", policy, "--out", tmp_path / "o"), 1, "maps 3 -> 3")
 

@@ -364,7 +364,7 @@ def test_a_folder_is_no_place_for_the_file(data, tmp_path):
 
 
 def test_a_policy_that_does_not_fit_is_refused(data):
-    with pytest.raises(InputError, match="policy: maps 3 -> 2; the transitions hold 3 -> 3"):
+    with pytest.raises(InputError, match="policy: maps 3 -> 2, the transitions hold 3 -> 3"):
         box_of(data, at(0.0, 0.0))
     with pytest.raises(InputError, match="these transitions have no spec; give a bundle"):
         box_of(data, "bootstrap")

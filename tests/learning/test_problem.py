@@ -192,7 +192,7 @@ def test_a_baseline_that_cannot_be_is_named(data, baseline, says):
 
 def test_a_baseline_or_box_of_another_width_is_named(data, tmp_path):
     constant_policy(np.zeros(3), 3, spec=None, lineage=LINEAGE).write(tmp_path / "p")
-    with pytest.raises(InputError, match="maps 3 -> 3; the transitions hold 3 -> 2"):
+    with pytest.raises(InputError, match="maps 3 -> 3, the transitions hold 3 -> 2"):
         prepare(data, tmp_path / "p")
     with pytest.raises(InputError, match="half_width has 3 numbers, the actions 2"):
         prepare(data, "logged", half_width=np.ones(3))
