@@ -56,9 +56,9 @@ class Airflow:
         return run_id
 
     def runs(self, dag_id: str) -> list[Run]:
-        """The DAG's runs, oldest first, without their tasks."""
-        found = self._call("GET", f"/dags/{dag_id}/dagRuns?order_by=run_after&limit=100")["dag_runs"]
-        return [self._run(dag_id, entry, {}) for entry in found]
+        """The DAG's last 100 runs (the most that a page holds), oldest first, without their tasks."""
+        found = self._call("GET", f"/dags/{dag_id}/dagRuns?order_by=-run_after&limit=100")["dag_runs"]
+        return [self._run(dag_id, entry, {}) for entry in reversed(found)]
 
     def run(self, dag_id: str, run_id: str) -> Run:
         """One run with the states of its tasks."""

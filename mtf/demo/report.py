@@ -89,6 +89,7 @@ def plot(summary: Summary, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), gridspec_kw={"width_ratios": [3, 2]})
@@ -104,12 +105,12 @@ def plot(summary: Summary, path: Path) -> None:
                 r.gate.high,
                 "#4464ad",
                 "o",
-                "gate (offline, discounted, 96 %)" if x == 1 else None,
+                "gate (offline, discounted, 96 %)",
             )
         if (reward := r.canary.metrics.get("reward")) is not None:
             _bar(left, x, reward.lift, reward.low, reward.high, "#d1603d", "s", "canary - control (always valid, 95 %)")
         truth = r.candidate_true_value.mean / serving.mean - 1
-        left.plot(x + 0.18, truth, "D", color="#2a2a2a", label="truth, by simulation (no decision reads it)" if x == 1 else None)
+        left.plot(x + 0.18, truth, "D", color="#2a2a2a", label="truth, by simulation (no decision reads it)")
         note = f"{r.gate.verdict}\n{r.canary.decision.replace('_', ' ')}"
         left.annotate(note, (x, 0.01), xycoords=("data", "axes fraction"), ha="center", fontsize=8, color="#5c6b7a")
         serving = r.true_value
@@ -172,5 +173,5 @@ def _lines(cell: str) -> str:
     return re.sub(r" (?=[\[(]|[\d,]+ rows|/ )", "<br>", html.escape(cell).replace("+-", "&plusmn;"))
 
 
-def _bar(axes: object, x: float, mean: float, low: float, high: float, color: str, marker: str, label: str | None) -> None:
+def _bar(axes: object, x: float, mean: float, low: float, high: float, color: str, marker: str, label: str) -> None:
     axes.errorbar(x, mean, [[mean - low], [high - mean]], fmt=marker, color=color, capsize=4, label=label)  # type: ignore[attr-defined]

@@ -37,6 +37,8 @@ from mtf.demo.summary import (
 )
 from mtf.errors import MtfError
 from mtf.fileio import write_atomic
+from mtf.logs.days import list_days
+from mtf.logs.spool import SpoolReader
 from mtf.pipeline import code_version
 from mtf.registry import Version, find_version, registered_policy
 from mtf.registry.client import registry_page
@@ -45,7 +47,9 @@ from mtf.rollout.document import Arms, DeploymentDocument
 from mtf.rollout.documents import read_latest
 from mtf.rollout.statistics import DecisionRules
 from mtf.settings import Settings
+from mtf.spec import FusionSpec
 from mtf.store import open_store
+from mtf.world.truth import DAY, true_value
 from mtf.world.world import World
 
 SURFACE = "feed"
@@ -91,10 +95,13 @@ def demo(
         raise MtfError(f"{out} holds the results of an earlier demo; `make clean` first, or set MTF_STATE_DIR to another folder")
     began = time.monotonic()
     say("The world")
-    folder = _settle_world(out, world, say)
-    played = World.load(folder)
+    played = World.load(world) if world is not None else World.make("default")
     config = _fit_to(played, config, say)
-    _configure(settings, config)
+    written = _configuration(config)
+    _require_new(settings, played, written)
+    folder = _settle_world(out, world, played, say)
+    for path, content in written.items():
+        write_atomic(settings.state_dir / path, content)
     say("The platform")
     up(settings, spec=folder / "spec.json", arms=config.exploring, half_width=config.half_width, say=say)
     settings = Settings(state_dir=settings.state_dir, clock="simulated")
@@ -174,7 +181,7 @@ class _Player:
         self.values: dict[str, TrueValue] = {}
         document = self._document()
         start = self._true_value(document.champion.sha)
-        self.truth = Truth(users=config.truth_users, seed=config.truth_seed, dt=config.first_day, start=start)
+        self.truth = Truth(users=config.truth_users, seed=config.truth_seed, dt=DAY, start=start)
 
     def round(self, number: int, rounds: int) -> Round:
         """An explore day, the chain, and a canary day where the gate passed."""
@@ -287,10 +294,10 @@ class _Player:
                     f"train_policy skipped {dt}: see its log at {self.airflow.url}/dags/{run.dag_id}/runs/{run.run_id}"
                 )
         self._await_deploy(known[self._dag("deploy_canary")])
-        (made,) = sorted(self._versions() - versions, key=int) or ("",)
-        if not made:
-            raise MtfError(f"the chain of {dt} made no model version; see {self.airflow.url}")
-        return made
+        made = sorted(self._versions() - versions, key=int)
+        if len(made) != 1:
+            raise MtfError(f"the chain of {dt} made {len(made)} model versions instead of one; see {self.airflow.url}")
+        return made[0]
 
     def _seal(self, dt: str, through: tuple[str, ...]) -> None:
         """Trigger seal_day for a day and follow the given DAGs, each to its end."""
@@ -361,11 +368,9 @@ class _Player:
 
     def _true_value(self, sha: str) -> TrueValue:
         """By simulation, once a policy; from the bundle that the registry holds."""
-        from mtf.world.truth import true_value
-
         if sha not in self.values:
             policy = registered_policy(self.settings, SURFACE, sha)
-            found = true_value(self.world, policy, self.config.truth_users, self.config.truth_seed)
+            found = true_value(self.world, policy, self.config.truth_users, self.config.truth_seed, dt=DAY)
             self.values[sha] = TrueValue(mean=float(found.mean), se=float(found.se))
         return self.values[sha]
 
@@ -386,15 +391,33 @@ class _Player:
         self.say(f"[{minutes:>2}:{seconds:02}] {text}")
 
 
-def _settle_world(out: Path, given: Path | None, say: Say) -> Path:
+def _require_new(settings: Settings, world: World, written: dict[str, bytes]) -> None:
+    """Raises MtfError, before anything is written, where the state folder is of another feed or holds days of an earlier demo."""
+    way_out = "`make down clean` first, or set MTF_STATE_DIR to another folder"
+    days = sorted({*SpoolReader(settings.spool_dir(SURFACE)).days(), *list_days(settings.logs_dir(SURFACE))})
+    if days:
+        # a day that is played again meets the same users at the same times, and its requests join the sessions of the first
+        raise MtfError(
+            f"{settings.state_dir} holds traffic of {days[0]} to {days[-1]}, of a demo that was interrupted or of a feed; a demo "
+            f"begins anew: {way_out}"
+        )
+    spec = settings.state_dir / "surfaces" / SURFACE / "spec.json"
+    if spec.exists() and (version := FusionSpec.read(spec).version) != world.spec.version:
+        raise MtfError(f"{spec}: version {version}, the world's spec is {world.spec.version}; {way_out}")
+    for name, content in written.items():
+        path = settings.state_dir / name
+        if path.exists() and path.read_bytes() != content:
+            raise MtfError(f"{path} is not what this demo would write; {way_out}")
+
+
+def _settle_world(out: Path, given: Path | None, world: World, say: Say) -> Path:
     """The world's folder in the demo's own: a copy of the given one, or the default preset."""
     folder = out / "world"
     if given is not None:
-        World.load(given)  # a bad folder is refused before anything starts
         shutil.copytree(given, folder, dirs_exist_ok=True)
         say(f"  copied from {given}")
     else:
-        World.make("default").save(folder)
+        world.save(folder)
         say("  parametric, preset `default` (mtf world describe explains it)")
     return folder
 
@@ -416,15 +439,14 @@ def _describe_world(folder: Path, world: World) -> dict[str, str]:
     return {"kind": world.params.kind, "name": world.params.name, "folder": folder.name, "sha256": digest.hexdigest()}
 
 
-def _configure(settings: Settings, config: DemoConfig) -> None:
-    """The surface's configuration, as an operator would write it: the learner, the arms, when a canary is decided."""
-    folder = settings.state_dir / "surfaces" / SURFACE
+def _configuration(config: DemoConfig) -> dict[str, bytes]:
+    """The surface's files, as an operator would write them: the learner, the arms, when a canary is decided."""
     compared = round(config.canary_users * (config.comparing.canary + config.comparing.control))
     rules = DecisionRules(tuned_for=compared)
     rollout = RolloutConfig(exploring=config.exploring, comparing=config.comparing, rules=rules)
-    write_atomic(folder / "rollout.json", msgspec.json.format(msgspec.json.encode(rollout)))
     pipeline = {"algorithm": config.algorithm, "seed": config.seed}
-    write_atomic(folder / "pipeline.json", msgspec.json.format(msgspec.json.encode(pipeline)))
+    files = {"rollout.json": rollout, "pipeline.json": pipeline}
+    return {f"surfaces/{SURFACE}/{name}": msgspec.json.format(msgspec.json.encode(value)) for name, value in files.items()}
 
 
 def _number(text: str) -> float | None:

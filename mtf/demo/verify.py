@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from mtf.demo.summary import Round, Summary, read_summary
+from mtf.demo.summary import Canary, Round, Summary, read_summary
 from mtf.errors import NotFoundError
 from mtf.settings import Settings
 from mtf.spec import FusionSpec
@@ -127,25 +127,34 @@ def _canary(settings: Settings, found: Round, where: str) -> Iterator[Check]:
     from mtf.rollout.users import Sample
     from mtf.store import open_store
 
-    canary = found.canary
-    if canary.rollout_id is None or canary.dt is None:
-        yield Check(
-            name=f"{where}.canary.decision", recorded=canary.decision, recomputed="none", source="no rollout was recorded"
-        )
+    canary, source = found.canary, "deployment documents"
+    documents = read_all(open_store(settings=settings), SURFACE)
+    started = next((d.rollout for d in documents if d.canary and d.rollout and d.canary.version == found.model_version), None)
+    id_ = started.id if started is not None else None
+    yield Check(name=f"{where}.canary.rollout_id", recorded=canary.rollout_id, recomputed=id_, source=source)
+    if started is None:
+        none = Canary(decision="none", reason=f"the gate says {found.gate.verdict}")
+        for name in ("decision", "reason", "n_canary", "n_control", "metrics", "dt"):
+            now = getattr(none, name)
+            yield Check(name=f"{where}.canary.{name}", recorded=getattr(canary, name), recomputed=now, source="no rollout of it")
+        yield Check(name=f"{where}.serving_sha", recorded=found.serving_sha, recomputed=found.baseline_sha, source=source)
         return
-    rollouts = [document.rollout for document in read_all(open_store(settings=settings), SURFACE)]
-    ended = next((r for r in rollouts if r is not None and r.id == canary.rollout_id and r.outcome is not None), None)
-    if ended is None:
-        raise NotFoundError(f"{where}.canary: no deployment document tells how the rollout {canary.rollout_id} ended")
-    yield Check(name=f"{where}.canary.decision", recorded=canary.decision, recomputed=ended.outcome, source="deployment document")
-    yield Check(name=f"{where}.canary.reason", recorded=canary.reason, recomputed=ended.reason, source="deployment document")
+    end = next((d for d in documents if d.rollout and d.rollout.id == id_ and d.rollout.outcome is not None), None)
+    if end is None or end.rollout is None:
+        raise NotFoundError(f"{where}.canary: no deployment document tells how the rollout {id_} ended")
+    ended = end.rollout
+    yield Check(name=f"{where}.serving_sha", recorded=found.serving_sha, recomputed=end.champion.sha, source=source)
+    yield Check(name=f"{where}.canary.decision", recorded=canary.decision, recomputed=ended.outcome, source=source)
+    yield Check(name=f"{where}.canary.reason", recorded=canary.reason, recomputed=ended.reason, source=source)
     kept = ended.statistics.get("comparison")
-    if not isinstance(kept, dict):
+    measured = sorted(kept["metrics"]) if isinstance(kept, dict) else []
+    yield Check(name=f"{where}.canary.metrics", recorded=sorted(canary.metrics), recomputed=measured, source=source)
+    if not isinstance(kept, dict) or canary.dt is None:
         return
     folder = settings.state_dir / "surfaces" / SURFACE
     rules = read_config(folder / "rollout.json").rules
     logs = settings.logs_dir(SURFACE)
-    sample = Sample(FusionSpec.read(folder / "spec.json"), canary.rollout_id)
+    sample = Sample(FusionSpec.read(folder / "spec.json"), ended.id)
     columns = ["request_id", "user_id", "arm", "ts", "received_at", "state", "rollout_id"]
     for path in day_files(logs, canary.dt, "requests"):
         sample.add([pq.read_table(path, columns=columns)], [])
@@ -155,10 +164,11 @@ def _canary(settings: Settings, found: Round, where: str) -> Iterator[Check]:
     source = "sealed rows of the canary day"
     yield Check(name=f"{where}.canary.n_canary", recorded=canary.n_canary, recomputed=again.n_canary, source=source)
     yield Check(name=f"{where}.canary.n_control", recorded=canary.n_control, recomputed=again.n_control, source=source)
-    for name, metric in canary.metrics.items():
-        for end in ("lift", "low", "high"):
-            now = getattr(again.metrics[name], end)
-            yield Check(name=f"{where}.canary.{name}.{end}", recorded=getattr(metric, end), recomputed=now, source=source)
+    for name, metric in again.metrics.items():
+        for bound in ("lift", "low", "high"):
+            then = getattr(canary.metrics.get(name), bound, None)
+            now = getattr(metric, bound)
+            yield Check(name=f"{where}.canary.{name}.{bound}", recorded=then, recomputed=now, source=source)
     decision, reason = decide(again, rules, last_look=True)
     outcome = {"promote": "promoted", "roll_back": "rolled_back"}[decision]
     if ended.outcome in ("promoted", "rolled_back"):
@@ -183,7 +193,7 @@ class _Truth:
 
         if sha not in self._found:
             truth = self._summary.truth
-            value = true_value(self._world, registered_policy(settings, SURFACE, sha), truth.users, truth.seed)
+            value = true_value(self._world, registered_policy(settings, SURFACE, sha), truth.users, truth.seed, dt=truth.dt)
             self._found[sha] = (float(value.mean), float(value.se))
         again = self._found[sha]
         return [

@@ -55,7 +55,7 @@ def client(server, tmp_path):
     return Airflow(f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "password")
 
 
-RUNS = "/api/v2/dags/d/dagRuns?order_by=run_after&limit=100"
+RUNS = "/api/v2/dags/d/dagRuns?order_by=-run_after&limit=100"
 RUN = {"dag_run_id": "r1", "state": "running", "partition_key": "2026-03-02"}
 
 

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from mtf.demo.report import page, table, write_report
+from mtf.demo.report import page, plot, table, write_report
 from mtf.demo.summary import (
     Canary,
     Dataset,
@@ -97,8 +97,21 @@ def test_the_page_is_whole_and_escaped(summary, tmp_path):
     assert "<svg" in text
     assert "src=" not in text
     assert page(summary, "<svg></svg>").startswith("<!doctype html>")
-    before = (tmp_path / "rounds.svg").read_bytes()
-    assert b"truth, by simulation" in before or len(before) > 5000
+
+
+@pytest.mark.parametrize("estimated", [True, False])
+def test_the_plots_legend_names_what_any_round_shows(summary, tmp_path, estimated):
+    first, second = summary.rounds
+    if not estimated:
+        first, second = (
+            msgspec.structs.replace(r, gate=g, round=n) for r, g, n in ((first, second.gate, 1), (second, first.gate, 2))
+        )
+    assert [r.gate.lift is not None for r in (first, second)] == [estimated, not estimated]
+    plot(msgspec.structs.replace(summary, rounds=[first, second]), tmp_path / "rounds.svg")
+    said = (tmp_path / "rounds.svg").read_text()
+    for label in ("gate (offline, discounted, 96 %)", "canary - control (always valid, 95 %)", "truth, by simulation"):
+        assert said.count(label) == 1
+    assert said.count("rolled back") == 1
 
 
 @pytest.mark.parametrize(

@@ -77,22 +77,22 @@ def played(world_dir, tmp_path_factory):
         rollout_id="rollout-1",
         dt=DT,
     )
-    return settings, round_of(canary)
+    return settings, round_of(canary, baseline=start.sha)
 
 
-def round_of(canary):
+def round_of(canary, baseline="b", version="2", serving=None):
     return Round(
         round=1,
         dt="2026-03-02",
         dataset=Dataset(md5="m", rows=1, revision="data/feed/2026-03-02.r1"),
         power=PowerOf(detectable_lift=0.1),
-        model_version="2",
+        model_version=version,
         run_id="run",
         policy_sha="p",
-        baseline_sha="b",
+        baseline_sha=baseline,
         gate=Gate(verdict="pass", reason="r", lift=0.1, low=0.05, high=0.15),
         canary=canary,
-        serving_sha="p",
+        serving_sha=serving or baseline,
         true_value=VALUE,
         candidate_true_value=VALUE,
         seconds=Seconds(traffic=1, chain=1, total=2),
@@ -108,8 +108,9 @@ def test_the_canary_comes_out_again_from_the_sealed_rows(played):
     settings, found = played
     assert found.canary.n_canary + found.canary.n_control == 300
     checks = list(_canary(settings, found, "r"))
-    # decision and reason, both from the document and measured again; two sizes; three metrics with three numbers
-    assert len(checks) == 4 + 2 + 9
+    # who serves, the rollout and its metrics' names; decision and reason, from the document and measured again; two sizes;
+    # three metrics with three numbers
+    assert len(checks) == 3 + 4 + 2 + 9
     assert wrong(settings, found) == []
 
 
@@ -119,11 +120,35 @@ def test_the_canary_comes_out_again_from_the_sealed_rows(played):
         ({"n_canary": 7}, ["r.canary.n_canary"]),
         ({"decision": "aborted"}, ["r.canary.decision", "r.canary.decision (again)"]),
         ({"reason": "because"}, ["r.canary.reason", "r.canary.reason (again)"]),
+        ({"rollout_id": "other"}, ["r.canary.rollout_id"]),
     ],
 )
 def test_a_forged_number_is_found(played, change, names):
     settings, found = played
-    assert wrong(settings, round_of(msgspec.structs.replace(found.canary, **change))) == names
+    canary = msgspec.structs.replace(found.canary, **change)
+    assert wrong(settings, msgspec.structs.replace(found, canary=canary)) == names
+
+
+def test_another_policy_that_is_said_to_serve_is_found(played):
+    settings, found = played
+    assert wrong(settings, msgspec.structs.replace(found, serving_sha="p")) == ["r.serving_sha"]
+
+
+def test_a_metric_that_was_left_out_is_found(played):
+    settings, found = played
+    metrics = {name: metric for name, metric in found.canary.metrics.items() if name != "valid"}
+    canary = msgspec.structs.replace(found.canary, metrics=metrics)
+    assert wrong(settings, msgspec.structs.replace(found, canary=canary)) == [
+        "r.canary.metrics",
+        *(f"r.canary.valid.{bound}" for bound in ("lift", "low", "high")),
+    ]
+
+
+def test_a_rollout_that_is_not_spoken_of_is_found(played):
+    settings, found = played
+    canary = Canary(decision="none", reason="the gate says pass")
+    names = wrong(settings, msgspec.structs.replace(found, canary=canary))
+    assert {"r.canary.rollout_id", "r.canary.decision", "r.canary.reason", "r.canary.metrics"} <= set(names)
 
 
 @pytest.mark.parametrize("end", ["lift", "low", "high"])
@@ -132,7 +157,7 @@ def test_a_forged_interval_is_found(played, end):
     metric = found.canary.metrics["reward"]
     forged = {"reward": msgspec.structs.replace(metric, **{end: getattr(metric, end) + 1e-4})}
     canary = msgspec.structs.replace(found.canary, metrics=found.canary.metrics | forged)
-    assert wrong(settings, round_of(canary)) == [f"r.canary.reward.{end}"]
+    assert wrong(settings, msgspec.structs.replace(found, canary=canary)) == [f"r.canary.reward.{end}"]
 
 
 def test_rows_that_were_changed_after_sealing_are_an_error_not_a_number(played):
@@ -150,17 +175,17 @@ def test_rows_that_were_changed_after_sealing_are_an_error_not_a_number(played):
         path.write_bytes(data)
 
 
-def test_without_a_rollout_there_is_nothing_to_recompute(played):
+def test_of_a_version_without_a_rollout_nothing_may_be_said(played):
     settings, _ = played
-    none = round_of(Canary(decision="none", reason="the gate says inconclusive"))
-    assert [(c.name, c.equal) for c in _canary(settings, none, "r")] == [("r.canary.decision", True)]
-    assert wrong(settings, round_of(Canary(decision="promoted", reason=""))) == ["r.canary.decision"]
+    none = round_of(Canary(decision="none", reason="the gate says pass"), version="3")
+    assert wrong(settings, none) == []
+    forged = Canary(decision="promoted", reason="", n_canary=9, metrics={"reward": Metric(lift=1.0, low=0.0, high=2.0)})
+    names = [f"r.canary.{name}" for name in ("decision", "reason", "n_canary", "metrics")]
+    assert wrong(settings, round_of(forged, version="3", serving="p")) == [*names, "r.serving_sha"]
 
 
-def test_a_rollout_or_revision_that_nobody_knows_is_named(played, tmp_path):
+def test_a_revision_that_nobody_knows_is_named(played, tmp_path):
     settings, found = played
-    with pytest.raises(NotFoundError, match="no deployment document tells how the rollout other ended"):
-        wrong(settings, round_of(msgspec.structs.replace(found.canary, rollout_id="other")))
     with pytest.raises(NotFoundError, match=r"'data/feed/2026-03-02\.r1' does not exist; there are: none yet"):
         list(_round(settings, found, "code", tmp_path, lambda _: None))
 
