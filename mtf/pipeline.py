@@ -83,7 +83,8 @@ def validate_logs(settings: Settings, surface: str, dt: str, *, force: bool = Fa
         return {"dt": dt, "status": verdict.status, "reasons": verdict.reasons, "counts": verdict.counts}
 
     written = out / f"dt={dt}" / f"r{manifest.revision}" / "verdict.json"
-    found = _once(settings, surface, "validate_logs", inputs, work, force=force or not written.exists())
+    settled = written.exists() and json.loads(written.read_bytes())["status"] != "critical"
+    found = _once(settings, surface, "validate_logs", inputs, work, force=force or not settled)
     if found["status"] == "critical":
         raise CriticalError(f"{dt}: {' '.join(found['reasons'])} See Data Docs, and `mtf quarantine list`.")
     return found
@@ -446,7 +447,9 @@ def _once(
     path = settings.state_dir / "pipeline" / step / f"{key}.json"
     if path.exists() and not force:
         stored: Result = json.loads(path.read_bytes())["result"]
-        return stored
+        # what was critical may be mended since: a key knows the manifest, not the bytes
+        if stored.get("status") != "critical":
+            return stored
     result = work(key)
     record = {"key": key, "inputs": inputs, "result": result}
     write_atomic(path, json.dumps(record, indent=2, sort_keys=True).encode())

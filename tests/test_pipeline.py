@@ -14,6 +14,7 @@ import pytest
 from mtf import pipeline
 from mtf.contracts.exploration import read_exploration
 from mtf.errors import InputError, NotFoundError
+from mtf.logs.days import day_files
 from mtf.logs.spool import open_spool
 from mtf.pipeline import CriticalError, SkipError
 from mtf.policy import bootstrap_policy
@@ -133,13 +134,26 @@ def test_an_edited_rule_runs_it_again_and_a_critical_day_stops_the_chain(setting
     rule["kwargs"]["min_value"] = 10_000_000
     rules.write_text(json.dumps(document))
     try:
-        for _ in range(2):  # the verdict is stored, and stops it again
+        for _ in range(2):  # and stops it again
             with pytest.raises(CriticalError, match=rf"{DT}: .*the day holds no usable request: .* See Data Docs"):
                 pipeline.validate_logs(settings, SURFACE, DT)
         assert len(records(settings, "validate_logs")) == 2
     finally:
         rules.write_text(before)
-    # the old rules: the old verdict, without any work
+    # the old rules: the old verdict
+    assert pipeline.validate_logs(settings, SURFACE, DT) == validated
+
+
+def test_a_day_that_was_critical_and_is_mended_goes_on(settings, validated):
+    """The manifest, which the key holds, is the same before, while and after a file is damaged."""
+    (path,) = day_files(settings.logs_dir(SURFACE), DT, "feedback")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    try:
+        with pytest.raises(CriticalError):
+            pipeline.validate_logs(settings, SURFACE, DT, force=True)
+    finally:
+        path.write_bytes(data)
     assert pipeline.validate_logs(settings, SURFACE, DT) == validated
 
 
