@@ -14,7 +14,13 @@ from mtf.settings import Settings
     "--spec", "spec_path", type=click.Path(path_type=Path, exists=True), help="FusionSpec of the surface (first start)."
 )
 @click.option("--world", "world_dir", type=click.Path(path_type=Path, exists=True), help="A world's folder, for its spec.json.")
-@click.option("--box", default=0.2, show_default=True, help="Half-width of the first exploration box; 0 explores nothing.")
+@click.option(
+    "--box",
+    default=0.2,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Half-width of the first exploration box; 0 explores nothing.",
+)
 def up(spec_path: Path | None, world_dir: Path | None, box: float) -> None:
     """Start the platform and leave it running.
 

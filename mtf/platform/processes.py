@@ -38,10 +38,10 @@ class Supervisor:
         self._rpc: Any = ServerProxy("http://supervisor", transport=_UnixTransport(self._path))
 
     def answers(self) -> bool:
-        """Is it there?"""
+        """Is it there? While it stops it refuses every call, and is not."""
         try:
             self._rpc.supervisor.getPID()
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, Fault):
             return False
         return True
 

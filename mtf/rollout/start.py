@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from mtf.errors import InputError
 from mtf.policy import Policy, bootstrap_policy
 from mtf.rollout.document import Arms, Change, DeploymentDocument, Exploration, PolicyRef, Salts
 from mtf.rollout.documents import put_bundle, read_latest, write_next
@@ -28,8 +29,10 @@ def initialise(
     """Write generation 1 where there is none, else return the latest: a restart changes nothing.
 
     arms: shares while nothing is compared. half_width: of the first box, in every dimension; 0 explores nothing.
-    policy: what to serve first; default the spec's constant start.
+    policy: what to serve first; default the spec's constant start. Raises InputError where half_width is not in [0, 1].
     """
+    if not 0 <= half_width <= 1:
+        raise InputError(f"half_width = {half_width}; keep it in [0, 1], a share of each dimension's range from its middle")
     store = open_store(settings=settings)
     latest = read_latest(store, surface)
     if latest is not None:

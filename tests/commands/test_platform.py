@@ -50,6 +50,7 @@ def test_doctors_bad_finding_is_exit_code_1_with_its_mend(mtf, monkeypatch):
 
 def test_up_is_refused_before_anything_starts(mtf, world_dir, state, tmp_path):
     said(mtf("up", "--spec", world_dir / "spec.json", "--world", world_dir), 2, "give --spec or --world, not both")
+    said(mtf("up", "--box", 30), 2, "30.0 is not in the range 0<=x<=1")
     said(mtf("up"), 1, "spec")
     (tmp_path / "spec.json").write_text('{"objectives": []}')
     said(mtf("up", "--spec", tmp_path / "spec.json"), 1, str(tmp_path / "spec.json"))

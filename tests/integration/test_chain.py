@@ -17,6 +17,7 @@ from mtf import datasets
 from mtf.demo.run import CHAIN, DemoConfig, demo
 from mtf.demo.verify import verify
 from mtf.logs.days import list_days, read_manifest
+from mtf.platform.clean import strangers
 from mtf.platform.processes import AIRFLOW, running, survivors
 from mtf.platform.run import down, start_airflow
 from mtf.registry import find_version
@@ -52,6 +53,11 @@ def played(tmp_path_factory):
     finally:
         down(settings)
         assert survivors(settings) == []
+
+
+def test_all_that_lies_in_the_state_folder_is_known_to_clean(played):
+    settings, _ = played
+    assert strangers(settings.state_dir) == []
 
 
 def test_the_day_is_sealed_validated_and_shown(played):

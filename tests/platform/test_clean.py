@@ -55,6 +55,16 @@ def test_clean_refuses_while_a_server_runs(settings, orphan):
     assert not clean(settings)
 
 
+def test_clean_leaves_a_folder_that_holds_something_else(settings):
+    """MTF_STATE_DIR may name a whole disk by mistake."""
+    (settings.state_dir / "photos").mkdir(parents=True)
+    (settings.state_dir / "spool").mkdir()
+    with pytest.raises(ConflictError, match="holds `photos`, which the platform did not write"):
+        clean(settings)
+    assert (settings.state_dir / "photos").exists()
+    assert clean(settings, force=True)
+
+
 def test_clean_never_deletes_the_checkout():
     with pytest.raises(ConflictError, match="holds the checkout"):
         clean(Settings(state_dir=ROOT))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import configparser
 import json
+import shlex
 import stat
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +65,21 @@ def test_no_secret_is_in_the_rendered_configuration(settings):
     assert not [name for name in secrets.__struct_fields__ if name != "state_id" and getattr(secrets, name) in text]
     assert "127.0.0.1" in text and "0.0.0.0" not in text
     assert environment(settings, platform, secrets)["MTF_STATE_ID"] == secrets.state_id
+
+
+def test_a_state_folder_with_a_space_stays_one_word(tmp_path):
+    settings = Settings(state_dir=tmp_path / "my state")
+    platform = _place(settings, "feed", ensure_secrets(settings), PORTS, None)
+    conf = configparser.RawConfigParser()
+    conf.read(render(settings, platform, ensure_secrets(settings)))
+    programs = [name for name in conf.sections() if name.startswith("program:")]
+    words = {name: shlex.split(conf[name]["command"]) for name in programs}
+    assert words["program:mlflow"][words["program:mlflow"].index("--backend-store-uri") + 1] == (
+        f"sqlite:///{settings.state_dir}/mlflow/mlflow.db"
+    )
+    for name in programs:
+        assert Path(words[name][0]).parent == Path(sys.executable).parent
+        assert not [word for word in words[name] if word.endswith("/my")], words[name]
 
 
 def test_the_spec_is_kept_and_another_one_is_refused(settings, tmp_path):
