@@ -186,8 +186,8 @@ def _not_in_set(column: str, kwargs: dict[str, Any]) -> str:
 
 
 def _match(column: str, kwargs: dict[str, Any]) -> str:
-    # Great Expectations matches from the start of the text, as re.match does
-    return f"regexp_matches({column}, {_literal('^(?:' + kwargs.pop('regex') + ')')})"
+    # anywhere in the text, as Great Expectations does on pandas
+    return f"regexp_matches({column}, {_literal(kwargs.pop('regex'))})"
 
 
 def _literal(value: object) -> str:

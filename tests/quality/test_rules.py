@@ -191,12 +191,21 @@ def test_a_predicate_says_what_great_expectations_says(tmp_path, values, low, hi
     assert mine == theirs.tolist()
 
 
-def test_a_text_is_matched_from_its_start(tmp_path):
-    folder = one_rule(tmp_path, type="expect_column_values_to_match_regex", kwargs={"column": "arm", "regex": "b|c"})
+@pytest.mark.parametrize(("regex", "matched"), [("b|c", [True, True, True, False]), ("^(b|c)", [False, True, True, False])])
+def test_a_text_is_matched_as_great_expectations_does(tmp_path, regex, matched):
+    folder = one_rule(tmp_path, type="expect_column_values_to_match_regex", kwargs={"column": "arm", "regex": regex})
+    import great_expectations as gx
+    import pandas as pd
+
     (rule,) = clean_predicates(folder, "requests")
     con = duckdb.connect()
-    found = con.execute(f"SELECT {rule.sql} FROM (VALUES ('abc'), ('bca'), ('c'), (NULL)) t(arm)").fetchall()
-    assert [good for (good,) in found] == [False, True, True, True]
+    found = con.execute(f"SELECT {rule.sql} FROM (VALUES ('abc'), ('bca'), ('c'), ('a'), (NULL)) t(arm)").fetchall()
+    assert [good for (good,) in found] == [*matched, True]
+    data = pd.DataFrame({"arm": ["abc", "bca", "c", "a", None]})
+    asset = gx.get_context(mode="ephemeral").data_sources.add_pandas("frames").add_dataframe_asset("rows")
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": data})
+    theirs = batch.validate(gx.expectations.ExpectColumnValuesToMatchRegex(column="arm", regex=regex), result_format="COMPLETE")
+    assert theirs.result["unexpected_index_list"] == [row for row, good in enumerate(matched) if not good]
 
 
 @pytest.mark.parametrize(
