@@ -30,7 +30,7 @@ class Store(ABC):
 
     @abstractmethod
     def put_new(self, key: str, data: bytes) -> None:
-        """Create; ConflictError where the key exists."""
+        """Create; ConflictError where the key exists (with other bytes, where a store may have been asked twice)."""
 
     @abstractmethod
     def get(self, key: str) -> bytes:
@@ -196,8 +196,13 @@ class S3Store(Store):
             self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
 
     def put_new(self, key: str, data: bytes) -> None:
-        with self._errors(key):
-            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
+        try:
+            with self._errors(key):
+                self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
+        except ConflictError:
+            # the client sends again what was stored and whose answer was lost: then it is our own bytes that are there
+            if self.get(key) != data:
+                raise
 
     def get(self, key: str) -> bytes:
         with self._errors(key):

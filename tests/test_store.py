@@ -79,6 +79,23 @@ def test_put_new_lets_one_writer_win(store):
     assert store.get("once") == b"1"
 
 
+@pytest.mark.integration
+def test_an_answer_that_was_lost_is_no_conflict(s3_settings, monkeypatch):
+    """The client sends a put again whose answer it did not get; the second one finds the first one's bytes."""
+    store = open_store(settings=Settings(**s3_settings))
+    put = store._client.put_object
+
+    def twice(**arguments):
+        put(**arguments)
+        return put(**arguments)
+
+    monkeypatch.setattr(store._client, "put_object", twice)
+    store.put_new("asked twice", b"1")
+    assert store.get("asked twice") == b"1"
+    with pytest.raises(ConflictError, match="asked twice"):
+        store.put_new("asked twice", b"2")
+
+
 def test_what_is_missing_says_so(store):
     with pytest.raises(NotFoundError, match="nope"):
         store.get("nope")

@@ -124,6 +124,10 @@ class Controller:
     # intents
 
     def _handle(self, document: DeploymentDocument, name: str, intent: Intent) -> DeploymentDocument:
+        if (carried_out := next((change for change in document.history if change.intent == name), None)) is not None:
+            # killed between the document and the answer: a rollback that is handled twice would undo itself
+            self._answer(name, carried_out)
+            return document
         running = document.rollout is not None and document.rollout.phase != "idle"
         if intent.action == "start" and running:
             newer = [n for n, i in intents.open_intents(self.store, self.surface) if i.action == "start" and n > name]
@@ -146,10 +150,14 @@ class Controller:
                     after = self._next(document, "box changed", intent.reason, exploration=intent.exploration)
         except MtfError as refusal:
             return self._refuse(document, name, str(refusal))
+        change = msgspec.structs.replace(after.history[-1], intent=name)
+        after = msgspec.structs.replace(after, history=(*after.history[:-1], change))
         self._write(document, after)
-        done = Answer(done=True, reason=after.history[-1].what, generation=after.generation)
-        intents.answer(self.store, self.surface, name, done)
+        self._answer(name, change)
         return after
+
+    def _answer(self, name: str, change: Change) -> None:
+        intents.answer(self.store, self.surface, name, Answer(done=True, reason=change.what, generation=change.generation))
 
     def _start(self, document: DeploymentDocument, name: str, intent: Intent) -> DeploymentDocument:
         candidate = self._gated(document, intent)

@@ -61,12 +61,13 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the document's history."""
+    """A line of the document's history. intent: the id of the intent that it carried out, "" where the controller decided."""
 
     generation: int
     at: str
     what: str
     reason: str
+    intent: str = ""
 
 
 class DeploymentDocument(msgspec.Struct, frozen=True, kw_only=True):

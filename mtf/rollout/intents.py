@@ -45,15 +45,25 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
 
 
-def submit(store: Store, surface: str, intent: Intent) -> str:
-    """Write an intent; returns its id. Raises InputError where it lacks what its action needs."""
+def new_id() -> str:
+    """An id for an intent; ids are in the order of time."""
+    return str(uuid_utils.uuid7())
+
+
+def submit(store: Store, surface: str, intent: Intent, name: str | None = None) -> str:
+    """Write an intent; returns its id, `name` where given. Raises InputError where it lacks what its action needs."""
     if intent.action in ("start", "promote") and intent.policy is None:
         raise InputError(f"intent {intent.action}: `policy` is missing; name the bundle's hash, version and URI")
     if intent.action == "explore" and intent.exploration is None:
         raise InputError("intent explore: `exploration` is missing; give the hash and half-widths of a box")
-    name = str(uuid_utils.uuid7())
+    name = name or new_id()
     store.put_new(f"deploy/{surface}/intents/{name}.json", msgspec.json.encode(intent))
     return name
+
+
+def is_written(store: Store, surface: str, name: str) -> bool:
+    """Is there an intent of this id?"""
+    return store.exists(f"deploy/{surface}/intents/{name}.json")
 
 
 def open_intents(store: Store, surface: str) -> list[tuple[str, Intent]]:

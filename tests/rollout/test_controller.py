@@ -124,6 +124,50 @@ def test_a_restart_goes_on_from_the_store_and_the_spool(platform, settings):
     assert again.tick().champion.version == "2"
 
 
+@pytest.fixture
+def killed(monkeypatch):
+    """killed(controller): a tick that ends between the document and the answer."""
+
+    def lost(*_):
+        raise KeyboardInterrupt
+
+    def tick(controller):
+        with monkeypatch.context() as patched:
+            patched.setattr(intents, "answer", lost)
+            with pytest.raises(KeyboardInterrupt):
+                controller.tick()
+
+    return tick
+
+
+def test_a_rollback_whose_answer_was_lost_is_not_carried_out_twice(platform, killed, settings):
+    store, rows, controller, start, _ = platform
+    start(action="promote")
+    assert controller.tick().champion.version == "2"
+    name = intents.submit(store, "feed", Intent(action="rollback"))
+    killed(controller)
+    again = Controller(settings, "feed", SPEC, rows, CONFIG)
+    document = again.tick()
+    assert (document.champion.version, document.previous.version) == ("bootstrap", "2")
+    answer = intents.read_answer(store, "feed", name)
+    assert (answer.done, answer.generation) == (True, document.generation)
+    assert again.tick() == document
+
+
+def test_a_start_whose_answer_was_lost_starts_once(platform, killed, settings):
+    store, rows, controller, start, _ = platform
+    name = start()
+    killed(controller)
+    again = Controller(settings, "feed", SPEC, rows, CONFIG)
+    assert again.tick().rollout.phase == "running"
+    assert intents.read_answer(store, "feed", name).done
+    rows.play(name, 2000, effect=-0.5)
+    rows.mark += DAY // 2
+    ended = again.tick()
+    assert ended.rollout.outcome == "rolled_back"
+    assert again.tick() == ended
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
