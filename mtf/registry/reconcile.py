@@ -1,8 +1,8 @@
 """Aliases and the deployment document: people's moves become intents, the document's facts come back as aliases and tags.
 
 The registered model's tag `generation` says up to which generation of the document the aliases were brought. Where it lags,
-the document wins (an alias that merely was not moved yet must not look like a person's rollback); where it does not, an alias
-that differs from the document was moved by a person.
+an alias that says what the document said in between merely was not moved yet, and is; whatever else it says a person set, and it
+stays until it has become an intent. Where it does not lag, an alias that differs from the document was moved by a person.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from mtf.registry.client import connect, model_name
 from mtf.registry.intents import intent_for_version
 from mtf.registry.models import Version
 from mtf.rollout.document import DeploymentDocument
-from mtf.rollout.documents import read_latest
-from mtf.rollout.intents import Intent, read_answer, submit
+from mtf.rollout.documents import read_generation, read_latest
+from mtf.rollout.intents import Intent, is_written, new_id, read_answer, submit
 from mtf.settings import Settings
 from mtf.store import Store, open_store
 
@@ -33,7 +33,7 @@ def record_change(settings: Settings, before: DeploymentDocument, after: Deploym
         client.set_model_version_tag(
             name, version, "rollout", f"generation {change.generation}: {change.what}. {change.reason}"[:5000]
         )
-    _bring_aliases(client, after)
+    _bring_aliases(client, open_store(settings=settings), after)
 
 
 def reconcile(settings: Settings, surface: str) -> list[str]:
@@ -51,7 +51,7 @@ def reconcile(settings: Settings, surface: str) -> list[str]:
     if document is None:
         return []
     if recorded != document.generation:
-        _bring_aliases(client, document)
+        _bring_aliases(client, store, document)
         return [f"aliases brought to generation {document.generation}"]
     done = []
     challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
@@ -60,7 +60,7 @@ def reconcile(settings: Settings, surface: str) -> list[str]:
     if champion is not None and champion != document.champion.version:
         done += _pursue(settings, client, store, document, CHAMPION, champion)
     elif champion is None:
-        _bring_aliases(client, document)
+        _bring_aliases(client, store, document)
         done.append(f"alias {CHAMPION} was removed; it is back")
     return done
 
@@ -73,10 +73,20 @@ def submit_once(settings: Settings, surface: str, alias: str, version: Version, 
         found, document = read_answer(store, surface, noted), read_latest(store, surface)
         runs = document is not None and document.rollout is not None and document.rollout.id == noted
         if found is None or (found.done and runs):
-            return noted
-    name = submit(store, surface, intent)
-    note_intent(client, surface, alias, version.version, name)
-    return name
+            return _written(store, surface, noted, intent)
+    return _noted(client, store, surface, alias, version.version, intent)
+
+
+def _noted(client: Any, store: Store, surface: str, alias: str, version: str, intent: Intent) -> str:
+    """A new intent, noted on the version before it is written: killed in between, it is written later and not a second time."""
+    name = new_id()
+    note_intent(client, surface, alias, version, name)
+    return submit(store, surface, intent, name)
+
+
+def _written(store: Store, surface: str, name: str, intent: Intent) -> str:
+    """The id of an intent that was noted; it is written now where its writer did not come to it."""
+    return name if is_written(store, surface, name) else submit(store, surface, intent, name)
 
 
 def note_intent(client: Any, surface: str, alias: str, version: str, intent_id: str) -> None:
@@ -87,22 +97,25 @@ def note_intent(client: Any, surface: str, alias: str, version: str, intent_id: 
 def _pursue(settings: Settings, client: Any, store: Store, document: DeploymentDocument, alias: str, version: str) -> list[str]:
     """One alias that differs from the document: an intent if there is none, a wait while it is open, else a clean-up."""
     surface, name = document.surface, model_name(document.surface)
-    intent_id = client.get_model_version(name, version).tags.get(f"intent_{alias}")
-    if intent_id is None:
-        intent_id = submit(store, surface, _intent(settings, document, alias, version))
-        note_intent(client, surface, alias, version, intent_id)
-        return [f"alias {alias} -> version {version} became intent {intent_id}"]
-    answer = read_answer(store, surface, intent_id)
-    if answer is None:
+    noted = client.get_model_version(name, version).tags.get(f"intent_{alias}")
+    answer = read_answer(store, surface, noted) if noted is not None else None
+    if noted is not None and answer is None:
+        _written(store, surface, noted, _intent(settings, document, alias, version))
         return []
+    if answer is not None and answer.generation > document.generation:
+        return []  # carried out since the document was read
+    if answer is None or answer.done:
+        # none yet, or one that is history: the document has gone on since, and somebody moved the alias here again
+        intent_id = _noted(client, store, surface, alias, version, _intent(settings, document, alias, version))
+        return [f"alias {alias} -> version {version} became intent {intent_id}"]
     client.delete_model_version_tag(name, version, f"intent_{alias}")
-    if answer.done:
-        _bring_aliases(client, document)
-        return [f"intent {intent_id} was done; aliases brought to generation {document.generation}"]
     client.set_model_version_tag(name, version, "rollout", f"refused: {answer.reason}"[:5000])
-    if alias == CHALLENGER:
+    if alias == CHAMPION:
+        client.set_registered_model_alias(name, CHAMPION, document.champion.version)
+    elif document.canary is None:
         client.delete_registered_model_alias(name, CHALLENGER)
-    _bring_aliases(client, document)
+    else:
+        client.set_registered_model_alias(name, CHALLENGER, document.canary.version)
     return [f"alias {alias} -> version {version} refused and moved back: {answer.reason}"]
 
 
@@ -115,21 +128,32 @@ def _intent(settings: Settings, document: DeploymentDocument, alias: str, versio
     return intent_for_version(settings, document.surface, version, action="promote", by="registry", reason=reason)
 
 
-def _bring_aliases(client: Any, document: DeploymentDocument) -> None:
-    """Make the aliases say what the document says; then note its generation."""
+def _bring_aliases(client: Any, store: Store, document: DeploymentDocument) -> None:
+    """Make the aliases say what the document says, but for those that a person has set; then note its generation."""
     name = model_name(document.surface)
     model = client.get_registered_model(name)
-    known = _versions(client, name)
+    aliases, known = dict(model.aliases), _versions(client, name)
+    recorded = int(model.tags.get("generation", 0))
+    first_time = not 0 < recorded <= document.generation
+    since = [read_generation(store, document.surface, g) for g in range(recorded, document.generation)] if not first_time else []
+    said = {
+        CHAMPION: {d.champion.version for d in since},
+        CHALLENGER: {d.canary.version for d in since if d.canary is not None},
+    }
     facts = {CHAMPION: document.champion, PREVIOUS: document.previous}
     if document.canary is not None and document.rollout is not None:  # a queued challenger keeps its alias
         facts[CHALLENGER] = document.canary
         if document.canary.version in known:
             note_intent(client, document.surface, CHALLENGER, document.canary.version, document.rollout.id)
-    elif CHALLENGER in model.aliases and _is_over(client, name, model.aliases[CHALLENGER], document):
+    elif CHALLENGER in aliases and (
+        str(aliases[CHALLENGER]) in said[CHALLENGER] or _is_over(client, name, aliases[CHALLENGER], document)
+    ):
         client.delete_registered_model_alias(name, CHALLENGER)
-        client.delete_model_version_tag(name, str(model.aliases[CHALLENGER]), f"intent_{CHALLENGER}")
+        client.delete_model_version_tag(name, str(aliases[CHALLENGER]), f"intent_{CHALLENGER}")
     for alias, ref in facts.items():
-        if ref is not None and ref.version in known and model.aliases.get(alias) != ref.version:
+        now = aliases.get(alias)
+        lags = now is None or first_time or alias == PREVIOUS or str(now) in said[alias]
+        if ref is not None and ref.version in known and now != ref.version and lags:
             client.set_registered_model_alias(name, alias, ref.version)
     client.set_registered_model_tag(name, "generation", str(document.generation))
 

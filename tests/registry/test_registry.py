@@ -24,9 +24,10 @@ from mtf.registry import (
     trained_versions,
 )
 from mtf.registry.client import connect, model_name, registry_page
+from mtf.registry.reconcile import _pursue, note_intent
 from mtf.rollout.controller import Controller, RolloutConfig
 from mtf.rollout.documents import fetch_bundle, read_latest
-from mtf.rollout.intents import open_intents
+from mtf.rollout.intents import Intent, open_intents, submit
 from mtf.rollout.start import box_in_force
 from mtf.store import open_store
 from tests.conftest import random_policy, small_spec
@@ -188,6 +189,60 @@ def test_champion_back_to_the_previous_one_is_a_rollback(settings, surface, star
     assert document.champion.version == "1"
     assert aliases(settings, surface)["champion"] == "1"
     assert reconcile(settings, surface) == []
+
+
+def test_every_move_of_a_person_counts_also_the_second_onto_a_version(settings, surface, started, tmp_path):
+    version = train(settings, surface, tmp_path)
+    judge(settings, version, started.champion.sha, tmp_path)
+    reconcile(settings, surface)
+    ticking = controller(settings, surface)
+    for to in (version.version, "1", version.version, "1"):
+        set_alias(settings, surface, "champion", to)
+        assert "became intent" in reconcile(settings, surface)[0]
+        assert ticking.tick().champion.version == to
+        assert aliases(settings, surface)["champion"] == to
+        assert reconcile(settings, surface) == []
+
+
+def test_an_intent_that_was_carried_out_since_the_document_was_read_is_not_asked_again(settings, surface, started, tmp_path):
+    version = train(settings, surface, tmp_path)
+    judge(settings, version, started.champion.sha, tmp_path)
+    reconcile(settings, surface)
+    set_alias(settings, surface, "champion", version.version)
+    reconcile(settings, surface)
+    store = open_store(settings=settings)
+    before = read_latest(store, surface)
+    controller(settings, surface).tick()
+    assert _pursue(settings, connect(settings), store, before, "champion", version.version) == []
+    assert open_intents(store, surface) == []
+
+
+def test_an_intent_that_was_noted_and_not_written_is_written_once(settings, surface, started, tmp_path):
+    version = train(settings, surface, tmp_path)
+    judge(settings, version, started.champion.sha, tmp_path)
+    reconcile(settings, surface)
+    set_alias(settings, surface, "champion", version.version)
+    note_intent(connect(settings), surface, "champion", version.version, "noted")  # and killed
+    store = open_store(settings=settings)
+    for _ in range(2):
+        assert reconcile(settings, surface) == []
+        assert [name for name, _ in open_intents(store, surface)] == ["noted"]
+
+
+def test_a_move_that_nobody_has_seen_survives_a_new_generation(settings, surface, started, tmp_path):
+    """A box changes, or a canary ends, in the two minutes until the next look."""
+    version = train(settings, surface, tmp_path)
+    judge(settings, version, started.champion.sha, tmp_path)
+    reconcile(settings, surface)
+    ticking, store = controller(settings, surface), open_store(settings=settings)
+    submit(store, surface, intent_for_version(settings, surface, version.version, action="promote", by="t", reason="t"))
+    assert ticking.tick().champion.version == aliases(settings, surface)["champion"] == version.version
+    set_alias(settings, surface, "champion", "1")
+    submit(store, surface, Intent(action="explore", exploration=box_in_force((0.1,) * 4)))
+    assert ticking.tick().generation == 3
+    assert aliases(settings, surface)["champion"] == "1"
+    assert "became intent" in reconcile(settings, surface)[0]
+    assert ticking.tick().champion.version == "1"
 
 
 @pytest.mark.parametrize("alias", ["champion", "challenger"])
