@@ -13,6 +13,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import msgspec
 from mtf.errors import InputError, MtfError, NotFoundError
 from mtf.fileio import write_atomic
 from mtf.policy import Policy
-from mtf.rollout.document import DeploymentDocument, Exploration
+from mtf.rollout.document import DeploymentDocument, Exploration, PolicyRef
 from mtf.settings import ROOT, Settings
 from mtf.spec import FusionSpec
 
@@ -93,14 +94,16 @@ def validate_logs(settings: Settings, surface: str, dt: str, *, force: bool = Fa
 def build_transitions(settings: Settings, surface: str, dt: str) -> Result:
     """Build a day's transitions, and those of later days again where what this day carries over has changed; judge the pool.
 
-    The room itself does nothing where a day is built already from the same rows, rules and code. Raises CriticalError where
-    any built day may not be published: the dataset is all of them.
+    The room itself does nothing where a day is built already from the same rows, rules and code. Raises SkipError where the
+    day's newest revision has no verdict yet, CriticalError where it may not be used, or where any built day may not be
+    published: the dataset is all of them.
     """
     from mtf.transitions.build import build_day
     from mtf.transitions.judge import judge_built
 
     spec, logs, out = read_spec(settings, surface), settings.logs_dir(surface), settings.transitions_dir(surface)
     rules = settings.expectations_dir
+    _require_validated(settings, surface, dt)
     built = build_day(logs, dt, out, spec=spec, expectations_dir=rules, threads=settings.threads)
     verdicts = judge_built(
         logs,
@@ -188,18 +191,24 @@ def evaluate_policy(
     champion = _document(settings, surface).champion
     revision = require(version, "dataset_revision")
     out = settings.state_dir / "evaluations" / surface / version.version
+    files = {name: out / name for name in ("report.json", "report.html")}
     inputs = {"version": version.version, "policy": version.policy_sha, "champion": champion.sha, "revision": revision}
 
     def work(_: str) -> Result:
         transitions = _checkout(settings, surface, revision)
         bundle = download_bundle(settings, version, settings.bundles_dir)
-        evaluate(transitions, bundle, _champion(settings, surface), out)
-        files = {name: out / name for name in ("report.json", "report.html")}
-        read = json.loads(files["report.json"].read_bytes())
-        tag_verdict(settings, surface, version.version, report=read, baseline_sha=champion.sha, files=files)
-        return {"version": version.version, "verdict": read["verdict"], "baseline": champion.sha}
+        report = evaluate(transitions, bundle, _bundle(settings, champion), out)
+        return {"version": version.version, "verdict": report.verdict, "baseline": champion.sha}
 
-    return _once(settings, surface, "evaluate_policy", inputs, work, force=force or not (out / "report.json").exists())
+    # the folder holds the last report of the version: one against another champion is not this one's
+    there = json.loads(files["report.json"].read_bytes()) if files["report.json"].exists() else {}
+    force = force or (there.get("policy_sha"), there.get("baseline_sha")) != (version.policy_sha, champion.sha)
+    found = _once(settings, surface, "evaluate_policy", inputs, work, force=force)
+    report = json.loads(files["report.json"].read_bytes())
+    said = {"verdict": report["verdict"], "verdict_reason": report["reason"][:5000], "verdict_baseline": champion.sha}
+    if said.items() - version.tags.items():
+        tag_verdict(settings, surface, version.version, report=report, baseline_sha=champion.sha, files=files)
+    return found
 
 
 def refresh_exploration(
@@ -208,9 +217,10 @@ def refresh_exploration(
     """Choose the next box, from the rows explored around today's champion.
 
     After a pass it is the candidate's, kept with its version and in force from its promotion; after another verdict it is the
-    champion's next one, and the controller is asked to put it in force.
+    champion's next one, and the controller is asked to put it in force. Raises SkipError where the verdict is about another
+    champion.
     """
-    from mtf.exploration import refresh
+    from mtf.exploration import read_exploration, refresh
     from mtf.registry import download_bundle, find_version, require, tag_box
     from mtf.rollout.intents import Intent, submit
     from mtf.store import open_store
@@ -218,32 +228,48 @@ def refresh_exploration(
     version = find_version(settings, surface, _newest_version(settings, surface, candidates))
     verdict, baseline = require(version, "verdict"), require(version, "verdict_baseline")
     passed = verdict == "pass"
+    champion = _document(settings, surface).champion
+    if baseline != champion.sha:
+        raise SkipError(
+            f"version {version.version} was judged against {baseline[:12]}, the champion is {champion.sha[:12]} now; "
+            "evaluate it again"
+        )
+    path = settings.state_dir / "exploration" / surface / f"{version.version}.json"
     inputs = {"version": version.version, "verdict": verdict, "baseline": baseline}
 
     def work(_: str) -> Result:
         transitions = _checkout(settings, surface, require(version, "dataset_revision"))
-        champion = _champion(settings, surface)
-        policy = download_bundle(settings, version, settings.bundles_dir) if passed else champion
-        path = settings.state_dir / "exploration" / surface / f"{version.version}.json"
-        document = refresh(policy=policy, transitions=transitions, baseline=champion, out=path)
+        folder = _bundle(settings, champion)
+        policy = download_bundle(settings, version, settings.bundles_dir) if passed else folder
+        document = refresh(policy=policy, transitions=transitions, baseline=folder, out=path)
         store, box = open_store(settings=settings), Exploration(sha=document.sha, half_width=document.half_width)
         store.put_file(f"exploration/{surface}/{document.sha}.json", path)
-        if passed:
-            tag_box(settings, surface, version.version, box, path)
-        else:
+        if not passed:
             reason = f"version {version.version}: {verdict}; the champion's next box. {document.reason}"
             submit(store, surface, Intent(action="explore", exploration=box, by="refresh_exploration", reason=reason))
         return {"version": version.version, "verdict": verdict, "box": document.sha, "of": "candidate" if passed else "champion"}
 
-    return _once(settings, surface, "refresh_exploration", inputs, work, force=force)
+    found = _once(settings, surface, "refresh_exploration", inputs, work, force=force or not path.exists())
+    if (document := read_exploration(path)).sha != found["box"]:  # the file is of the version's box around another champion
+        found = _once(settings, surface, "refresh_exploration", inputs, work, force=True)
+        document = read_exploration(path)
+    if passed:
+        box = Exploration(sha=document.sha, half_width=document.half_width)
+        if version.tags.get("box") != msgspec.json.encode(box).decode():
+            tag_box(settings, surface, version.version, box, path)
+    return found
 
 
 def deploy_canary(settings: Settings, surface: str, candidates: Sequence[Mapping[str, Any]] = ()) -> Result:
     """Set the alias `challenger` and ask the controller for a canary.
 
+    Asked again for the same version, box and champion it is the same canary, also after that ended: another one is a person's
+    to start (`mtf rollout start`, or the alias). One that was refused is asked for anew.
     Raises SkipError where the verdict is not a pass, or the version's data ends before the champion's.
     """
     from mtf.registry import CHALLENGER, find_version, intent_for_version, set_alias, submit_once
+    from mtf.rollout.intents import read_answer
+    from mtf.store import open_store
 
     version = find_version(settings, surface, _newest_version(settings, surface, candidates))
     if version.tags.get("verdict") != "pass":
@@ -257,11 +283,25 @@ def deploy_canary(settings: Settings, surface: str, candidates: Sequence[Mapping
             f"version {version.version} was trained on data up to {version.tags['dataset_dt']}, the champion's go to {newest}"
         )
     reason = f"gate passed: {version.tags['verdict_reason']}"
-    intent = intent_for_version(settings, surface, version.version, action="start", by="deploy_canary", reason=reason)
-    # the intent is noted on the version before the alias moves, so that reconciling does not take the move for a person's
-    name = submit_once(settings, surface, CHALLENGER, version, intent)
-    set_alias(settings, surface, CHALLENGER, version.version)
-    return {"version": version.version, "intent": name}
+    inputs = {
+        "version": version.version,
+        "policy": version.policy_sha,
+        "champion": document.champion.sha,
+        "judged_against": version.tags.get("verdict_baseline"),
+        "box": version.tags.get("box"),
+    }
+
+    def work(_: str) -> Result:
+        intent = intent_for_version(settings, surface, version.version, action="start", by="deploy_canary", reason=reason)
+        # the intent is noted on the version before the alias moves, so that reconciling does not take the move for a person's
+        name = submit_once(settings, surface, CHALLENGER, version, intent)
+        set_alias(settings, surface, CHALLENGER, version.version)
+        return {"version": version.version, "intent": name}
+
+    found = _once(settings, surface, "deploy_canary", inputs, work, force=False)
+    answer = read_answer(open_store(settings=settings), surface, found["intent"])
+    refused = answer is not None and not answer.done
+    return _once(settings, surface, "deploy_canary", inputs, work, force=True) if refused else found
 
 
 def rollout_outcome(settings: Settings, surface: str, intent: str) -> str | None:
@@ -316,7 +356,7 @@ def _train(
     trained = train(
         transitions,
         out,
-        baseline=_champion(settings, surface),
+        baseline=_bundle(settings, document.champion),
         dataset_md5=dataset["md5"],
         dataset_revision=dataset["revision"],
         checkpoints=checkpoints,
@@ -336,6 +376,27 @@ def _train(
     version = log_training(settings, surface, bundle=out, report=trained.report, power=found_power, lineage=lineage)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return {"version": version.version, "policy_sha": version.policy_sha, "run_id": version.run_id}
+
+
+def _require_validated(settings: Settings, surface: str, dt: str) -> None:
+    """Raises SkipError or CriticalError where building `dt` would read a revision, its own or one of the built days that follow
+    from it, that validation has not seen or has refused: builds read the newest."""
+    from mtf.logs.days import list_days, read_manifest
+    from mtf.transitions.pool import read_build
+
+    logs, out = settings.logs_dir(surface), settings.transitions_dir(surface)
+    sealed, day = set(list_days(logs)), dt
+    while day in sealed:
+        build, newest = read_build(out, day), read_manifest(logs, day).revision
+        if day != dt and build is None:
+            return
+        if build is None or build.logs_revision != newest:
+            verdict = settings.quality_dir(surface) / f"dt={day}" / f"r{newest}" / "verdict.json"
+            if not verdict.exists():
+                raise SkipError(f"{day}: revision {newest} has no verdict yet; validate_logs comes first, and builds it then")
+            if json.loads(verdict.read_bytes())["status"] == "critical":
+                raise CriticalError(f"{day}: revision {newest} may not be used, and building {dt} would read it. See Data Docs.")
+        day = (date.fromisoformat(day) + timedelta(days=1)).isoformat()
 
 
 def _newest(settings: Settings, surface: str, datasets: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -385,12 +446,11 @@ def _is_canary_day(day: Path) -> bool:
     return "canary" in pq.read_table(day / "transitions.parquet", columns=["arm"])["arm"].unique().to_pylist()
 
 
-def _champion(settings: Settings, surface: str) -> Path:
-    """The folder of the champion's bundle, fetched from the store and verified."""
+def _bundle(settings: Settings, ref: PolicyRef) -> Path:
+    """The folder of a bundle that the document names, fetched from the store and verified."""
     from mtf.rollout.documents import fetch_bundle
     from mtf.store import open_store
 
-    ref = _document(settings, surface).champion
     fetch_bundle(open_store(settings=settings), ref, settings.bundles_dir)
     return settings.bundles_dir / ref.sha
 

@@ -14,18 +14,21 @@ import pytest
 from mtf import pipeline
 from mtf.contracts.exploration import read_exploration
 from mtf.errors import InputError, NotFoundError
-from mtf.logs.days import day_files
+from mtf.fileio import write_atomic
+from mtf.logs.days import day_files, write_day
 from mtf.logs.spool import open_spool
-from mtf.pipeline import CriticalError, SkipError
+from mtf.pipeline import CriticalError, SkipError, _require_validated
 from mtf.policy import bootstrap_policy
 from mtf.registry import find_version, register_bootstrap
-from mtf.registry.models import tag, trained_versions
+from mtf.registry.client import connect, model_name
+from mtf.registry.models import registered_policy, tag, trained_versions
 from mtf.rollout.document import Arms, PolicyRef, Rollout
-from mtf.rollout.documents import read_latest, write_next
+from mtf.rollout.documents import put_bundle, read_latest, write_next
 from mtf.rollout.intents import Answer, answer, open_intents
 from mtf.rollout.start import initialise
 from mtf.settings import ROOT, Settings
 from mtf.store import open_store
+from mtf.transitions.build import build_day
 from mtf.world.simulate import simulate
 from mtf.world.world import World, day_number
 
@@ -282,6 +285,67 @@ def test_after_a_pass_the_box_is_the_candidates_and_a_canary_is_asked_for_once(s
         latest = msgspec.structs.replace(latest, generation=latest.generation + 1, rollout=rollout)
         write_next(store, latest)
         assert pipeline.rollout_outcome(settings, SURFACE, asked["intent"]) == says
+
+
+def test_a_canary_that_was_refused_is_asked_for_anew_and_one_that_ended_is_not(settings, second):
+    store = open_store(settings=settings)
+    asked = pipeline.deploy_canary(settings, SURFACE, [second])
+    answer(store, SURFACE, asked["intent"], Answer(done=False, reason="the store was away", generation=1))
+    anew = pipeline.deploy_canary(settings, SURFACE, [second])
+    assert anew["intent"] != asked["intent"]
+    answer(store, SURFACE, anew["intent"], Answer(done=True, reason="", generation=1))
+    # as the registry does when a rollout has ended
+    connect(settings).delete_model_version_tag(model_name(SURFACE), second["version"], "intent_challenger")
+    assert pipeline.deploy_canary(settings, SURFACE, [second]) == anew
+
+
+def test_the_verdict_on_the_version_is_the_one_against_todays_champion(settings, trained, second):
+    """A champion that returns finds its verdict stored; the version must say it, too."""
+    store = open_store(settings=settings)
+    first = read_latest(store, SURFACE)
+    uri = put_bundle(store, trained["policy_sha"], registered_policy(settings, SURFACE, trained["policy_sha"]).to_files())
+    other = PolicyRef(sha=trained["policy_sha"], version=trained["version"], uri=uri)
+    generation = first.generation
+    for champion in (first.champion, other, first.champion):
+        generation += 1
+        write_next(store, msgspec.structs.replace(first, generation=generation, champion=champion))
+        found = pipeline.evaluate_policy(settings, SURFACE, [second])
+        tags = find_version(settings, SURFACE, second["version"]).tags
+        assert found["baseline"] == tags["verdict_baseline"] == champion.sha
+        assert found["verdict"] == tags["verdict"]
+    write_next(store, msgspec.structs.replace(first, generation=generation + 1, champion=other))
+    with pytest.raises(SkipError, match=r"was judged against .*; evaluate it again"):
+        pipeline.refresh_exploration(settings, SURFACE, [second])
+    write_next(store, msgspec.structs.replace(first, generation=generation + 2))
+
+
+def test_only_what_was_validated_is_built(world_dir, tmp_path):
+    """Also of the days that follow: they are built again from their newest revision."""
+    settings, world = Settings(state_dir=tmp_path, clock="simulated"), World.load(world_dir)
+    next_dt, logs = "2026-03-03", settings.logs_dir(SURFACE)
+    for dt, users in ((DT, 5), (next_dt, 5)):
+        write_day(logs, dt, *simulate(world, bootstrap_policy(world.spec), users, dt, 1, 0.3), world.spec)
+
+    def verdict(dt, revision, status):
+        write_atomic(
+            settings.quality_dir(SURFACE) / f"dt={dt}" / f"r{revision}" / "verdict.json", json.dumps({"status": status}).encode()
+        )
+
+    with pytest.raises(SkipError, match=f"{DT}: revision 1 has no verdict yet; validate_logs comes first"):
+        _require_validated(settings, SURFACE, DT)
+    verdict(DT, 1, "critical")
+    with pytest.raises(CriticalError, match=f"{DT}: revision 1 may not be used"):
+        _require_validated(settings, SURFACE, DT)
+    verdict(DT, 1, "warning")
+    _require_validated(settings, SURFACE, DT)
+    # the next day was built of its first revision; then rows came late, and are refused
+    built = build_day(logs, next_dt, settings.transitions_dir(SURFACE), spec=world.spec, expectations_dir=None)
+    _require_validated(settings, SURFACE, DT)
+    assert built.logs_revision == 1
+    write_day(logs, next_dt, *simulate(world, bootstrap_policy(world.spec), 6, next_dt, 1, 0.3), world.spec)
+    verdict(next_dt, 2, "critical")
+    with pytest.raises(CriticalError, match=f"{next_dt}: revision 2 may not be used, and building {DT} would read it"):
+        _require_validated(settings, SURFACE, DT)
 
 
 def test_a_candidate_of_older_data_than_the_champions_is_not_deployed(settings, trained, second):
