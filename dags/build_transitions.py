@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pendulum
 from airflow.sdk import PartitionedAssetTimetable, dag, task
-from wiring import DEFAULTS, SURFACES, asset, day_of, named, step
+from wiring import DEFAULTS, SURFACES, asset, day_of, day_param, named, step, tell
 
 
 def build_transitions(surface: str) -> None:
@@ -25,6 +25,7 @@ def build_transitions(surface: str) -> None:
         max_active_runs=1,
         default_args=DEFAULTS,
         doc_md=__doc__,
+        params=day_param("A sealed day that was validated"),
     )
     def wire() -> None:
         @task
@@ -42,7 +43,7 @@ def build_transitions(surface: str) -> None:
             from mtf.settings import Settings
 
             found = pipeline.publish_dataset(Settings(), surface, built["dt"], publisher=dag_run.run_id)
-            outlet_events[dataset].extra = found
+            tell(outlet_events, dataset, found, dag_run, built["dt"])
             return found
 
         publish(build())

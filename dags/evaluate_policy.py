@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pendulum
 from airflow.sdk import PartitionedAssetTimetable, dag, task
-from wiring import DEFAULTS, SURFACES, asset, extras, named, step
+from wiring import DEFAULTS, POOLED, SURFACES, asset, extras, named, step, tell
 
 
 def evaluate_policy(surface: str) -> None:
@@ -28,12 +28,12 @@ def evaluate_policy(surface: str) -> None:
     def build() -> None:
         @task(outlets=[verdict])
         @step
-        def evaluate(*, triggering_asset_events=None, outlet_events=None):
+        def evaluate(*, dag_run=None, triggering_asset_events=None, outlet_events=None):
             from mtf import pipeline
             from mtf.settings import Settings
 
             found = pipeline.evaluate_policy(Settings(), surface, extras(triggering_asset_events))
-            outlet_events[verdict].extra = found
+            tell(outlet_events, verdict, found, dag_run, POOLED)
             return found
 
         evaluate()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pendulum
 from airflow.sdk import PartitionedAssetTimetable, dag, task
-from wiring import DEFAULTS, SURFACES, asset, extras, named, step
+from wiring import DEFAULTS, POOLED, SURFACES, asset, extras, named, step, tell
 
 
 def refresh_exploration(surface: str) -> None:
@@ -27,12 +27,12 @@ def refresh_exploration(surface: str) -> None:
     def build() -> None:
         @task(outlets=[box])
         @step
-        def refresh(*, triggering_asset_events=None, outlet_events=None):
+        def refresh(*, dag_run=None, triggering_asset_events=None, outlet_events=None):
             from mtf import pipeline
             from mtf.settings import Settings
 
             found = pipeline.refresh_exploration(Settings(), surface, extras(triggering_asset_events))
-            outlet_events[box].extra = found
+            tell(outlet_events, box, found, dag_run, POOLED)
             return found
 
         refresh()

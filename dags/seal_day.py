@@ -11,8 +11,8 @@ with the day as its parameter. Sealing a day again gives the same revision, or a
 from __future__ import annotations
 
 import pendulum
-from airflow.sdk import CronPartitionTimetable, Param, PartitionedAtRuntime, dag, task
-from wiring import DEFAULTS, SETTINGS, SURFACES, asset, day_of, named, step
+from airflow.sdk import CronPartitionTimetable, PartitionedAtRuntime, dag, task
+from wiring import DEFAULTS, SETTINGS, SURFACES, asset, day_of, day_param, named, step, tell
 
 # after midnight by more than the grace time that late rows get
 NIGHTLY = CronPartitionTimetable("45 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d")
@@ -29,15 +29,7 @@ def seal_day(surface: str) -> None:
         catchup=False,
         default_args=DEFAULTS,
         doc_md=__doc__,
-        params={
-            "dt": Param(
-                None,
-                type=["null", "string"],
-                format="date",
-                title="Day",
-                description="The day (UTC) of the event clock that is over and is to be sealed",
-            ),
-        },
+        params=day_param("The day (UTC) of the event clock that is over and is to be sealed"),
     )
     def build() -> None:
         @task(outlets=[sealed])
@@ -48,9 +40,7 @@ def seal_day(surface: str) -> None:
 
             dt = day_of(dag_run, params)
             found = pipeline.seal_day(Settings(), surface, dt)
-            if dag_run.partition_key is None:
-                outlet_events[sealed].add_partitions(dt)
-            outlet_events[sealed].extra = found
+            tell(outlet_events, sealed, found, dag_run, dt)
             return found
 
         seal()

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import pendulum
 from airflow.sdk import FixedKeyMapper, Param, PartitionedAssetTimetable, dag, task
-from wiring import DEFAULTS, POOLED, SURFACES, asset, extras, named, step
+from wiring import DEFAULTS, POOLED, SURFACES, asset, extras, named, step, tell
 
 from mtf.learning.registry import ALGORITHMS
 
@@ -47,12 +47,12 @@ def train_policy(surface: str) -> None:
     def build() -> None:
         @task(outlets=[candidate])
         @step
-        def train(*, params=None, triggering_asset_events=None, outlet_events=None):
+        def train(*, params=None, dag_run=None, triggering_asset_events=None, outlet_events=None):
             from mtf import pipeline
             from mtf.settings import Settings
 
             found = pipeline.train_policy(Settings(), surface, extras(triggering_asset_events), **params)
-            outlet_events[candidate].extra = found
+            tell(outlet_events, candidate, found, dag_run, POOLED)
             return found
 
         train()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pendulum
 from airflow.sdk import PartitionedAssetTimetable, dag, task
-from wiring import DEFAULTS, SURFACES, asset, day_of, named, step
+from wiring import DEFAULTS, SURFACES, asset, day_of, day_param, named, step, tell
 
 
 def validate_logs(surface: str) -> None:
@@ -23,6 +23,7 @@ def validate_logs(surface: str) -> None:
         catchup=False,
         default_args=DEFAULTS,
         doc_md=__doc__,
+        params=day_param("A sealed day"),
     )
     def build() -> None:
         @task(outlets=[valid])
@@ -32,7 +33,7 @@ def validate_logs(surface: str) -> None:
             from mtf.settings import Settings
 
             found = pipeline.validate_logs(Settings(), surface, day_of(dag_run, params))
-            outlet_events[valid].extra = {"dt": found["dt"], "status": found["status"]}
+            tell(outlet_events, valid, {"dt": found["dt"], "status": found["status"]}, dag_run, found["dt"])
             return found
 
         validate()

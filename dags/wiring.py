@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from mtf.errors import MtfError
@@ -23,6 +23,11 @@ DEFAULTS = {
     "execution_timeout": timedelta(minutes=30),
 }
 POOLED = "pooled"
+
+
+def day_param(what: str) -> dict[str, Param]:
+    """The form's field for the day that a person triggers a DAG with."""
+    return {"dt": Param(None, type=["null", "string"], format="date", title="Day", description=what)}
 
 
 def asset(name: str, surface: str) -> Asset:
@@ -52,6 +57,14 @@ def step(function: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return wrapped
+
+
+def tell(outlet_events: Any, made: Asset, extra: dict[str, Any], dag_run: Any, key: str) -> None:
+    """Say what a step made, so that the next one starts. A run that a person triggered has no partition key, and an event without
+    one starts nothing: it gets `key`, the day or POOLED, as a run of the chain has it."""
+    if dag_run.partition_key is None:
+        outlet_events[made].add_partitions(key)
+    outlet_events[made].extra = extra
 
 
 def extras(events: Any) -> list[dict[str, Any]]:

@@ -68,5 +68,6 @@ def test_the_day_is_given_on_a_simulated_clock_and_yesterday_on_a_real_one(parse
 
 def test_the_forms_of_the_user_interface(parse):
     dags = parse()["dags"]
-    assert dags["seal_day__feed"]["params"] == ["dt"]
+    for name in ("seal_day", "validate_logs", "build_transitions"):
+        assert dags[f"{name}__feed"]["params"] == ["dt"]
     assert dags["train_policy__feed"]["params"] == ["algorithm", "steps", "seed", "force"]

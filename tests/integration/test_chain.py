@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 import msgspec
 import pytest
@@ -132,6 +133,20 @@ def test_a_changed_number_is_found(played):
         assert [c.name for c in verify(settings.state_dir / "demo") if not c.equal] == ["rounds[1].dataset.rows"]
     finally:
         path.write_bytes(true)
+
+
+def test_what_a_person_runs_by_hand_the_chain_goes_on_from(played):
+    """A run without a partition key: its event starts the next step all the same."""
+    from mtf.demo.airflow import Airflow
+
+    settings, _ = played
+    airflow = Airflow(settings.airflow_url, settings.airflow_password_file)
+    known = airflow.known(["refresh_exploration__feed"])["refresh_exploration__feed"]
+    run_id = airflow.trigger("evaluate_policy__feed", {})
+    deadline = time.monotonic() + 180
+    while not [run for run in airflow.runs("refresh_exploration__feed") if run.run_id not in known]:
+        assert time.monotonic() < deadline, airflow.run("evaluate_policy__feed", run_id)
+        time.sleep(1)
 
 
 def read_spec(settings):
