@@ -11,7 +11,19 @@ from mtf.settings import ROOT, Settings
 
 OURS = frozenset(
     (
-        *("airflow", "bundles", "checkouts", "checkpoints", "datasets", "demo", "evaluations", "exploration", "log", "logs"),
+        *(
+            "airflow",
+            "bundles",
+            "checkouts",
+            "checkpoints",
+            "datasets",
+            "datasets.lock",
+            "demo",
+            "evaluations",
+            "exploration",
+            "log",
+            "logs",
+        ),
         *("mlflow", "pipeline", "platform.json", "quality", "rollout", "run", "s3", "secrets.json", "spool", "store"),
         *("surfaces", "tour", "training", "transitions"),
     )
