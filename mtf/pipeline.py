@@ -12,6 +12,7 @@ import json
 import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -51,7 +52,9 @@ def seal_day(settings: Settings, surface: str, dt: str) -> Result:
     from mtf.logs.seal import seal_day as seal
 
     spec = read_spec(settings, surface)
-    manifest = seal(settings.spool_dir(surface), settings.logs_dir(surface), dt, spec, surface=surface)
+    # callers cannot set the time of a real clock, so it moves on also while nobody asks and no server marks the spool
+    now_us = time.time_ns() // 1000 if settings.clock == "real" else 0
+    manifest = seal(settings.spool_dir(surface), settings.logs_dir(surface), dt, spec, surface=surface, clock_us=now_us)
     return {"dt": dt, "revision": manifest.revision, "manifest": _digest(msgspec.to_builtins(manifest))}
 
 

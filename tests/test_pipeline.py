@@ -5,6 +5,7 @@ Each step is idempotent by key: the same inputs give the stored result, changed 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 
@@ -15,7 +16,7 @@ from mtf import pipeline
 from mtf.contracts.exploration import read_exploration
 from mtf.errors import InputError, NotFoundError
 from mtf.fileio import write_atomic
-from mtf.logs.days import day_files, write_day
+from mtf.logs.days import day_files, read_manifest, to_datetime, write_day
 from mtf.logs.spool import open_spool
 from mtf.pipeline import CriticalError, SkipError, _require_validated
 from mtf.policy import bootstrap_policy
@@ -31,6 +32,8 @@ from mtf.store import open_store
 from mtf.transitions.build import build_day
 from mtf.world.simulate import simulate
 from mtf.world.world import World, day_number
+from tests.logs.rows import DT as QUIET
+from tests.logs.rows import END, SPEC, requests
 
 SURFACE, DT = "feed", "2026-03-02"
 DAY_US = 86_400_000_000
@@ -116,6 +119,25 @@ def records(settings, step):
 def test_sealing_again_is_the_same_revision(settings, sealed):
     assert (sealed["dt"], sealed["revision"]) == (DT, 1)
     assert pipeline.seal_day(settings, SURFACE, DT) == sealed
+
+
+def test_a_day_that_ends_quietly_is_sealed_by_a_real_clock_alone(tmp_path, monkeypatch):
+    rows = requests(5)
+    found = {clock: Settings(state_dir=tmp_path / clock, clock=clock) for clock in ("real", "simulated")}
+    for settings in found.values():
+        SPEC.write(settings.state_dir / "surfaces" / SURFACE / "spec.json")
+        with contextlib.closing(open_spool(settings.spool_dir(SURFACE))) as spool:
+            spool.append(rows)  # the last that is heard of the day
+    due = END + 1_800_000_000
+    monkeypatch.setattr("time.time_ns", lambda: (due - 1) * 1000)
+    with pytest.raises(InputError, match="too early to seal; the event clock has reached 2026-01-02T00:29:59"):
+        pipeline.seal_day(found["real"], SURFACE, QUIET)
+    monkeypatch.setattr("time.time_ns", lambda: due * 1000)
+    assert pipeline.seal_day(found["real"], SURFACE, QUIET)["revision"] == 1
+    manifest = read_manifest(found["real"].logs_dir(SURFACE), QUIET)
+    assert (manifest.rows("requests"), manifest.watermark) == (5, to_datetime(due))
+    with pytest.raises(InputError, match="too early to seal; the event clock has reached 2026-01-01"):
+        pipeline.seal_day(found["simulated"], SURFACE, QUIET)
 
 
 def test_a_day_is_validated_once_for_the_same_rows_rules_and_policies(settings, validated, never):

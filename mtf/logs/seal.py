@@ -18,15 +18,18 @@ from mtf.logs.spool import SpoolReader, delete_batches, read_id
 from mtf.spec import FusionSpec
 
 
-def seal_day(spool_dir: Path, logs_dir: Path, dt: str, spec: FusionSpec, *, surface: str, grace_s: float = 1800) -> Manifest:
+def seal_day(
+    spool_dir: Path, logs_dir: Path, dt: str, spec: FusionSpec, *, surface: str, grace_s: float = 1800, clock_us: int = 0
+) -> Manifest:
     """Seal the day `dt` and return its manifest: the stored one where no row came since, else a new revision.
 
-    Raises InputError where the watermark has not passed the day's end by `grace_s`, or the day has no row;
+    clock_us: what the event clock is known to say beside the spool's watermark, which stands still while no server runs.
+    Raises InputError where the later of the two has not passed the day's end by `grace_s`, or the day has no row;
     IntegrityError where a stored segment or batch is damaged (nothing is written then).
     """
     reader = SpoolReader(spool_dir)
     _, end = day_bounds(dt)
-    watermark, due = reader.watermark(), end + int(grace_s * 1e6)
+    watermark, due = max(reader.watermark(), clock_us), end + int(grace_s * 1e6)
     sealed = _newest(logs_dir, dt)
     if watermark < due and sealed is None:
         reached = to_datetime(watermark).isoformat() if watermark else "nothing: the spool is empty"
