@@ -443,10 +443,19 @@ def _newest_day(transitions: Path) -> Path:
 
 
 def _is_canary_day(day: Path) -> bool:
-    """Has the day rows of a canary? Judged on the rows, so that it does not depend on when the chain runs."""
+    """Has the day rows of a canary? Judged on the rows, so that it does not depend on when the chain runs.
+
+    Only rows of the day itself count: those of a session that was open at midnight lie here, but tell of the day before.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return "canary" in pq.read_table(day / "transitions.parquet", columns=["arm"])["arm"].unique().to_pylist()
+    from mtf.logs.days import day_bounds
+
+    start, end = day_bounds(day.name.removeprefix("dt="))
+    table = pq.read_table(day / "transitions.parquet", columns=["arm", "ts"])
+    ts = table["ts"].cast(pa.int64()).to_numpy()
+    return "canary" in table["arm"].filter(pa.array((start <= ts) & (ts < end))).unique().to_pylist()
 
 
 def _bundle(settings: Settings, ref: PolicyRef) -> Path:

@@ -223,7 +223,7 @@ def test_training_waits_for_a_rollout_to_end(settings, trained):
         write_next(store, after)
 
 
-def test_a_day_of_a_canary_is_not_trained_on(settings, published, tmp_path):
+def test_a_day_of_a_canary_is_not_trained_on_but_one_that_its_session_reaches_into_is(settings, published, tmp_path, never):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -231,15 +231,28 @@ def test_a_day_of_a_canary_is_not_trained_on(settings, published, tmp_path):
 
     data = datasets.checkout(settings, SURFACE, published["revision"], tmp_path / "data")
     table = pq.read_table(data / f"dt={DT}" / "transitions.parquet")
-    arm = pa.array(["canary", *table["arm"].to_pylist()[1:]])
+    arms, times = table["arm"].to_pylist(), table["ts"].cast(pa.int64()).to_pylist()
     (data / "dt=2026-03-03").mkdir()
-    i = table.schema.get_field_index("arm")
-    pq.write_table(table.set_column(i, table.schema.field("arm"), arm), data / "dt=2026-03-03" / "transitions.parquet")
     (data / ".revision.json").unlink()
-    found = datasets.version_dataset(settings, SURFACE, "2026-03-03", data)
-    event = {"dt": found.dt, "revision": found.tag, "md5": found.md5, "rows": found.rows}
-    with pytest.raises(SkipError, match="dt=2026-03-03 is a day of a rollout"):
+
+    def train(first_ts):
+        """Train on data whose last day, the next one, has one row of a canary, at `first_ts`."""
+        changed = {"arm": ["canary", *arms[1:]], "ts": [first_ts, *(ts + DAY_US for ts in times[1:])]}
+        day = table
+        for name, values in changed.items():
+            field = table.schema.field(name)
+            day = day.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+        pq.write_table(day, data / "dt=2026-03-03" / "transitions.parquet")
+        found = datasets.version_dataset(settings, SURFACE, "2026-03-03", data)
+        event = {"dt": found.dt, "revision": found.tag, "md5": found.md5, "rows": found.rows}
         pipeline.train_policy(settings, SURFACE, [published, event])
+
+    midnight = day_number("2026-03-03") * DAY_US
+    never("mtf.pipeline._train")
+    with pytest.raises(AssertionError, match="ran again"):  # it trains
+        train(midnight - 1)
+    with pytest.raises(SkipError, match="dt=2026-03-03 is a day of a rollout"):
+        train(midnight)
 
 
 def test_a_dataset_that_nobody_published_is_named(settings, published):
