@@ -31,7 +31,7 @@ from mtf.errors import ConflictError, InputError, IntegrityError, MtfError, NotF
 from mtf.fileio import folder_atomic
 from mtf.logs.days import day_bounds
 from mtf.settings import Settings
-from mtf.store import Store, open_store
+from mtf.store import FolderStore, Store, open_store
 
 LOCK_SECONDS = 900.0
 REMOTE = "store"
@@ -159,16 +159,17 @@ def _ensure_repository(settings: Settings) -> Path:
     if not (repo / ".dvc" / "config").exists():
         _dvc(settings, repo, "init", "--quiet", "--force")
     _git(repo, "config", "gc.auto", "0")
-    (repo / ".dvc" / "config").write_text(_dvc_config(settings))
+    (repo / ".dvc" / "config").write_text(_dvc_config(settings), encoding="utf-8")
     return repo
 
 
 def _dvc_config(settings: Settings) -> str:
     """No secret in here: credentials reach DVC through its environment."""
     store = open_store(settings=settings)
-    url = store.url(PREFIX)
+    # DVC takes a folder's path as it is written, not as a URL that stands for it
+    url = str(store.root / PREFIX) if isinstance(store, FolderStore) else store.url(PREFIX)
     lines = ["[core]", "    analytics = false", "    autostage = false", "    check_update = false", f"    remote = {REMOTE}"]
-    lines += [f"['remote \"{REMOTE}\"']", f"    url = {url.removeprefix('file://') if url.startswith('file:') else url}"]
+    lines += [f"['remote \"{REMOTE}\"']", f'    url = "{url}"']
     if url.startswith("s3:"):
         lines.append(f"    region = {settings.s3_region}")
         if settings.s3_endpoint:

@@ -13,6 +13,7 @@ import pytest
 
 from mtf import datasets
 from mtf.errors import InputError, IntegrityError, MtfError, NotFoundError
+from mtf.settings import Settings
 from mtf.store import open_store
 from tests.conftest import small_spec
 
@@ -56,6 +57,16 @@ def test_a_version_comes_back_byte_for_byte_also_without_cache_and_sources(setti
     with pytest.raises(NotFoundError, match=r"2026-01-02\.r2"):
         datasets.checkout(settings, "feed", "2026-01-09.r1", tmp_path / "none")
     assert "secret" not in (settings.datasets_dir / ".dvc" / "config").read_text()
+
+
+@pytest.mark.parametrize("name", ["a state", "état", "a, b #1"])
+def test_what_a_push_brings_lies_in_the_store_whatever_the_folder_is_called(built, monkeypatch, tmp_path, name):
+    settings = Settings(state_dir=tmp_path / name)
+    monkeypatch.setattr("mtf.datasets.workspace._put_missing", lambda *_: None)  # DVC alone, or what it left out is put there
+    revision = datasets.version_dataset(settings, "feed", "2026-01-01", built)
+    shutil.rmtree(settings.datasets_dir / ".dvc" / "cache")
+    assert content(datasets.checkout(settings, "feed", revision.tag, tmp_path / "out")) == content(built)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "out", "transitions"}
 
 
 def after_push(monkeypatch, settings, what):
