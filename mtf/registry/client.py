@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from typing import Any
+from urllib.parse import urlparse
 
 from mtf.errors import InputError
 from mtf.settings import Settings
@@ -20,10 +22,27 @@ def connect(settings: Settings) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    _bypass_proxy(settings.mlflow_url)
     import mlflow
 
     mlflow.set_tracking_uri(settings.mlflow_url)
     return mlflow.MlflowClient(settings.mlflow_url)
+
+
+def _bypass_proxy(url: str) -> None:
+    """Loopback never goes through a proxy. MLflow's client takes the shell's, and can be told so by the environment alone."""
+    host = urlparse(url).hostname or ""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name
+        loopback = False
+    if not loopback:
+        return
+    for name, other in (("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")):
+        # programs read the one or the other: a variable that we set must not hide what the other says
+        kept = os.environ.get(name) or os.environ.get(other) or ""
+        known = kept.strip() == "*" or host in (entry.strip() for entry in kept.split(","))  # `*` counts only alone
+        os.environ[name] = kept if known else f"{kept},{host}".lstrip(",")
 
 
 def model_name(surface: str) -> str:

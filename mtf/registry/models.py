@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from mtf.errors import InputError, NotFoundError
+from mtf.errors import InputError, MtfError, NotFoundError
 from mtf.policy import Policy, bootstrap_policy, load_policy
 from mtf.registry.card import card
 from mtf.registry.client import connect, model_name
@@ -27,6 +27,8 @@ from mtf.spec import FusionSpec
 from mtf.store import Store
 
 METRIC_BATCH = 1000
+# what MLflow says of a model or number that it does not know, and of an alias
+MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 REQUIREMENTS = ("numpy", "msgspec", "safetensors")
 
 
@@ -87,7 +89,7 @@ def register_bootstrap(settings: Settings, surface: str, spec: FusionSpec) -> st
 
 
 def find_version(settings: Settings, surface: str, version: str) -> Version:
-    """A version by number or alias. Raises NotFoundError."""
+    """A version by number or alias. Raises NotFoundError; MtfError where MLflow cannot be asked."""
     from mlflow.exceptions import MlflowException
 
     client = connect(settings)
@@ -95,6 +97,10 @@ def find_version(settings: Settings, surface: str, version: str) -> Version:
     try:
         found = client.get_model_version(name, version) if version.isdigit() else client.get_model_version_by_alias(name, version)
     except MlflowException as error:
+        if error.error_code not in MISSING:
+            raise MtfError(
+                f"mlflow_url = {settings.mlflow_url}: MLflow cannot be reached or failed: {error}; see `mtf status`"
+            ) from error
         raise NotFoundError(
             f"model {name}: no version {version!r} ({error}); see {settings.mlflow_url}/#/models/{name}"
         ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 import numpy as np
 import pytest
 
-from mtf.errors import IntegrityError, NotFoundError
+from mtf.errors import IntegrityError, MtfError, NotFoundError
 from mtf.logs.spool import SpoolReader
 from mtf.policy import load_policy
 from mtf.registry import (
@@ -29,6 +31,7 @@ from mtf.rollout.controller import Controller, RolloutConfig
 from mtf.rollout.documents import fetch_bundle, read_latest
 from mtf.rollout.intents import Intent, open_intents, submit
 from mtf.rollout.start import box_in_force
+from mtf.settings import Settings
 from mtf.store import open_store
 from tests.conftest import random_policy, small_spec
 
@@ -149,8 +152,52 @@ def test_a_verdict_without_a_lift(settings, surface, tmp_path):
 
 
 def test_a_missing_version(settings, surface, started):
-    with pytest.raises(NotFoundError, match="no version '77'"):
-        find_version(settings, surface, "77")
+    for version in ("77", "challenger"):
+        with pytest.raises(NotFoundError, match=f"no version '{version}'"):
+            find_version(settings, surface, version)
+    with pytest.raises(NotFoundError, match="model mtf-nobody: no version '1'"):
+        find_version(settings, "nobody", "1")
+
+
+def test_a_server_that_is_away_is_no_missing_version(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = Settings(state_dir=tmp_path, mlflow_url="http://127.0.0.1:9")
+    for version in ("1", "champion"):
+        with pytest.raises(
+            MtfError, match=r"mlflow_url = http://127\.0\.0\.1:9: MLflow cannot be reached or failed: .*; see `mtf status`"
+        ) as said:
+            find_version(away, "feed", version)
+        assert not isinstance(said.value, NotFoundError)
+
+
+def test_a_proxy_of_the_shell_is_not_asked_for_a_server_on_loopback(settings, surface, started, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "example.com")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert find_version(settings, surface, "champion").version == "1"
+
+
+@pytest.mark.parametrize(
+    ("url", "before", "after"),
+    [
+        ("http://127.0.0.1:5000", (None, None), ("127.0.0.1", "127.0.0.1")),
+        ("http://localhost:5000", ("a.example, b.example", None), ("a.example, b.example,localhost",) * 2),
+        ("http://[::1]:5000", ("a.example", "b.example"), ("a.example,::1", "b.example,::1")),
+        ("http://127.0.0.1:5000", ("127.0.0.1,a.example", "*"), ("127.0.0.1,a.example", "*")),
+        ("http://mlflow.example:5000", (None, "a.example"), (None, "a.example")),
+    ],
+)
+def test_what_goes_past_the_proxy_already_still_does(url, before, after, tmp_path, monkeypatch):
+    names = ("no_proxy", "NO_PROXY")
+    for name, value in zip(names, before, strict=True):
+        monkeypatch.setenv(name, value or "")
+        if value is None:
+            monkeypatch.delenv(name)
+    for _ in range(2):
+        connect(Settings(state_dir=tmp_path, mlflow_url=url))
+        assert tuple(os.environ.get(name) for name in names) == after
 
 
 def test_an_intent_carries_the_verdict_the_box_and_the_bundle(settings, surface, started, tmp_path):
