@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -57,7 +58,8 @@ def folder_atomic(path: Path, mark: str | None = None) -> Iterator[Path]:
 
     An existing `path` is replaced (it is moved aside first, so for an instant there is none, but never a mixture). mark: a file
     that such a folder holds; what lies at `path` without it is not ours to delete (see `replaceable`). None: nobody else writes
-    there.
+    there. Of processes that make the same folder at once the one that ends last wins, as if it had begun after the others; each
+    ends well, and what is there is always the whole of one.
     """
     if mark is not None:
         replaceable(path, mark)
@@ -66,16 +68,18 @@ def folder_atomic(path: Path, mark: str | None = None) -> Iterator[Path]:
     try:
         yield scratch
         os.chmod(scratch, 0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.replace(path, old / "was")
-            os.replace(scratch, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(scratch, path)
+        aside = []
+        while not _renamed(scratch, path):  # also where another process made one just now
+            if mark is not None:
+                replaceable(path, mark)
+            aside.append(Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old.")))
+            with contextlib.suppress(FileNotFoundError):  # another process has moved it aside
+                os.replace(path, aside[-1] / "was")
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+    for old in aside:
+        shutil.rmtree(old)
 
 
 def sha256_file(path: Path) -> str:
@@ -86,6 +90,17 @@ def sha256_file(path: Path) -> str:
 def md5_file(path: Path) -> str:
     """Hex MD5 of a file's bytes: the name that DVC gives to content."""
     return _digest(path, hashlib.md5(usedforsecurity=False))
+
+
+def _renamed(folder: Path, path: Path) -> bool:
+    """Rename `folder` to `path`; False where something is there."""
+    try:
+        os.replace(folder, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # a folder that holds something, or a file
+            return False
+        raise
+    return True
 
 
 def _digest(path: Path, digest: hashlib._Hash) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -58,6 +59,54 @@ def test_a_folder_is_replaced_whole_not_mixed(tmp_path):
     assert names(out) == ["second"]
     assert names(out.parent) == ["out"]
     assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_of_two_that_make_a_folder_at_once_the_last_to_end_wins(tmp_path, monkeypatch):
+    out, real = tmp_path / "out", os.replace
+
+    def make(name):
+        with folder_atomic(out, "mark") as scratch:
+            for file in ("mark", name):
+                (scratch / file).write_text("ours")
+
+    def replace(source, target):
+        monkeypatch.setattr(fileio.os, "replace", real)
+        make("first")  # nothing lies there yet: the other process comes in between
+        real(source, target)
+
+    monkeypatch.setattr(fileio.os, "replace", replace)
+    make("last")
+    assert names(out) == ["last", "mark"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_many_that_replace_a_folder_at_once_all_end_well(tmp_path):
+    out = tmp_path / "out"
+
+    def make(name):
+        for _ in range(100):
+            with folder_atomic(out) as scratch:
+                for part in "ab":
+                    (scratch / f"{name}{part}").write_text("")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(make, range(4)))
+    whole = names(out)
+    assert [name[1:] for name in whole] == ["a", "b"] and whole[0][0] == whole[1][0]
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_lies_there_by_then_and_is_not_ours_is_kept(tmp_path):
+    out = tmp_path / "out"
+
+    def make():
+        with folder_atomic(out, "mark"):
+            out.mkdir()
+            (out / "file").write_text("theirs")
+
+    with pytest.raises(InputError, match="out is there, holds no mark and would be deleted"):
+        make()
+    assert (names(out), names(tmp_path)) == (["file"], ["out"])
 
 
 def test_what_is_not_of_the_kind_that_the_mark_tells_is_never_replaced(tmp_path):
