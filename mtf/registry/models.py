@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ from typing import Any
 import msgspec
 
 from mtf.errors import InputError, MtfError, NotFoundError
-from mtf.policy import Policy, bootstrap_policy, load_policy
+from mtf.fileio import folder_atomic
+from mtf.policy import FILES, Policy, bootstrap_policy, load_policy
 from mtf.registry.card import card
 from mtf.registry.client import connect, model_name
 from mtf.rollout.document import Exploration, PolicyRef
@@ -160,15 +162,21 @@ def set_alias(settings: Settings, surface: str, alias: str, version: str) -> Non
 
 
 def download_bundle(settings: Settings, version: Version, cache_dir: Path) -> Path:
-    """A version's bundle in a local cache by hash; its files come from the registry's artefacts.
+    """A version's bundle in a local cache by hash, verified; its files come from the registry's artefacts.
 
     Raises IntegrityError where the artefacts do not have the hash that the version's tag says.
     """
+    from mtf.rollout.documents import cached_bundle
+
     connect(settings)
     folder = cache_dir / version.policy_sha
-    if not folder.is_dir():
+    if cached_bundle(cache_dir, version.policy_sha) is None:
         with tempfile.TemporaryDirectory() as scratch:
-            load_policy(_download(version, Path(scratch)), version.policy_sha).write(folder)
+            found = _download(version, Path(scratch))
+            load_policy(found, version.policy_sha)
+            with folder_atomic(folder) as kept:
+                for name in FILES:
+                    shutil.copy(found / name, kept / name)
     return folder
 
 

@@ -50,21 +50,26 @@ def fetch_bundle(store: Store, ref: PolicyRef, cache_dir: Path) -> Policy:
 
     Raises NotFoundError where the store lacks a file, IntegrityError where the bytes are not the ones of the hash.
     """
-    folder = cache_dir / ref.sha
-    if folder.is_dir():
-        try:
-            return load_policy(folder, ref.sha)
-        except (IntegrityError, InputError):
-            pass  # a damaged cache is not the truth: fetch again
+    kept = cached_bundle(cache_dir, ref.sha)
+    if kept is not None:
+        return kept
     try:
         files = {name: store.get(f"bundles/{ref.sha}/{name}") for name in FILES}
     except NotFoundError as error:
         raise NotFoundError(f"bundle {ref.sha} is not in the store: {error}; publish it from its registry version") from error
     policy = policy_from_files(files, store.url(f"bundles/{ref.sha}"), ref.sha)
-    with folder_atomic(folder) as scratch:
+    with folder_atomic(cache_dir / ref.sha) as scratch:
         for name, data in files.items():
             (scratch / name).write_bytes(data)
     return policy
+
+
+def cached_bundle(cache_dir: Path, sha: str) -> Policy | None:
+    """The policy with this hash from the local cache; None where it is not there, or damaged: then it is to be fetched again."""
+    try:
+        return load_policy(cache_dir / sha, sha)
+    except (IntegrityError, InputError):
+        return None
 
 
 def _prefix(surface: str) -> str:

@@ -133,6 +133,17 @@ def test_the_bundle_store_is_filled_from_the_artefacts(settings, surface, tmp_pa
         publish_bundle(settings, store, forged)
 
 
+def test_a_damaged_cache_is_fetched_again(settings, surface, tmp_path):
+    version = train(settings, surface, tmp_path)
+    folder = download_bundle(settings, version, tmp_path / "cache")
+    (folder / "policy.safetensors").write_bytes(b"x")
+    assert load_policy(download_bundle(settings, version, tmp_path / "cache"), version.policy_sha)
+    (folder / "policy.json").unlink()
+    assert load_policy(download_bundle(settings, version, tmp_path / "cache"), version.policy_sha)
+    whole = folder.stat().st_ino
+    assert download_bundle(settings, version, tmp_path / "cache").stat().st_ino == whole  # a good one is left
+
+
 def test_the_verdict_is_on_the_tags_and_on_the_card(settings, surface, tmp_path):
     version = train(settings, surface, tmp_path)
     found = judge(settings, version, "f" * 64, tmp_path)
