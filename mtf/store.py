@@ -177,6 +177,7 @@ class S3Store(Store):
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Any:
+        from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -188,6 +189,11 @@ class S3Store(Store):
             if code in ("PreconditionFailed", "ConditionalRequestConflict"):
                 raise ConflictError(f"{self.url(key)} exists already; read it again before writing the next one") from None
             raise MtfError(f"{self.url(key)}: the store says {code}: {error.response['Error'].get('Message', '')}") from error
+        except S3UploadFailedError as error:  # an uploaded file's ClientError, which boto3 wraps
+            raise MtfError(
+                f"{self.url(key)}: the store says: {error}; is the bucket there, and are MTF_S3_ACCESS_KEY and "
+                "MTF_S3_SECRET_KEY its own?"
+            ) from error
         except BotoCoreError as error:
             raise MtfError(f"{self.url(key)}: cannot reach the store: {error}; is it up, and MTF_S3_ENDPOINT right?") from error
 

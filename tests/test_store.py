@@ -122,10 +122,12 @@ def test_content_is_checked_against_its_hash(store):
 
 
 @pytest.mark.integration
-def test_a_wrong_secret_is_refused(s3_settings):
+def test_a_wrong_secret_is_refused(s3_settings, tmp_path):
     store = open_store(settings=Settings(**(s3_settings | {"s3_secret_key": "wrong"})))
-    with pytest.raises(MtfError, match=r"SignatureDoesNotMatch|AccessDenied|Forbidden|403"):
-        store.put("k", b"")
+    (tmp_path / "file").write_bytes(b"data")
+    for put in (lambda: store.put("k", b""), lambda: store.put_file("k", tmp_path / "file")):
+        with pytest.raises(MtfError, match=r"SignatureDoesNotMatch|AccessDenied|Forbidden|403"):
+            put()
 
 
 def test_keys_stay_inside_and_other_schemes_are_refused(tmp_path, settings):
