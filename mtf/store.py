@@ -70,15 +70,15 @@ class Store(ABC):
 
 
 def open_store(url: str | None = None, settings: Settings | None = None) -> Store:
-    """The store at `url` (default: the settings' store_url). Raises InputError on another scheme."""
+    """The store at `url` (default: the settings' store_url). Raises InputError on another scheme or a relative folder."""
     settings = settings or Settings()
     url = url or settings.store_url
     parts = urlparse(url)
-    if parts.scheme == "file":
+    if parts.scheme == "file" and not parts.netloc and str(parts.path).startswith("/"):  # file://a/b would silently be /b
         return FolderStore(Path(unquote(str(parts.path))))
     if parts.scheme == "s3" and parts.netloc:
         return S3Store(str(parts.netloc), str(parts.path).strip("/"), settings)
-    raise InputError(f"store_url = {url!r}: use file:///folder or s3://bucket/prefix")
+    raise InputError(f"store_url = {url!r}: use file:///folder, the path from the root, or s3://bucket/prefix")
 
 
 class FolderStore(Store):

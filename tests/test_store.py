@@ -135,3 +135,9 @@ def test_keys_stay_inside_and_other_schemes_are_refused(tmp_path, settings):
         FolderStore(tmp_path / "s").put("../out", b"")
     with pytest.raises(InputError, match="ftp"):
         open_store("ftp://x", settings)
+
+
+@pytest.mark.parametrize("url", ["file://var/store", "file:var/store", "file://"])
+def test_a_folder_is_named_from_the_root(url, settings):
+    with pytest.raises(InputError, match=f"store_url = '{url}': use file:///folder, the path from the root"):
+        open_store(url, settings)
