@@ -10,6 +10,7 @@ import threading
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import SecretStr
 
 from mtf import datasets
 from mtf.errors import InputError, IntegrityError, MtfError, NotFoundError
@@ -56,7 +57,6 @@ def test_a_version_comes_back_byte_for_byte_also_without_cache_and_sources(setti
     assert datasets.unpushed(settings) == []
     with pytest.raises(NotFoundError, match=r"2026-01-02\.r2"):
         datasets.checkout(settings, "feed", "2026-01-09.r1", tmp_path / "none")
-    assert "secret" not in (settings.datasets_dir / ".dvc" / "config").read_text()
 
 
 @pytest.mark.parametrize("name", ["a state", "état", "a, b #1"])
@@ -103,6 +103,18 @@ def test_a_store_that_is_away_is_named_and_publishes_nothing(settings, built):
     with pytest.raises(MtfError, match="is the store up"):
         datasets.version_dataset(away, "feed", "2026-01-01", built)
     assert datasets.log(settings, "feed") == []
+
+
+def test_a_stores_keys_are_nowhere_in_the_workspace(settings, built):
+    keys = {"s3_access_key": SecretStr("the-access-key"), "s3_secret_key": SecretStr("the-secret-key")}
+    bucket = settings.model_copy(update={"store_url": "s3://mtf/store", "s3_endpoint": "http://127.0.0.1:9"} | keys)
+    with pytest.raises(MtfError, match="is the store up") as said:
+        datasets.version_dataset(bucket, "feed", "2026-01-01", built)
+    written = {path: path.read_bytes() for path in settings.datasets_dir.rglob("*") if path.is_file()}
+    assert b"endpointurl = http://127.0.0.1:9" in written[settings.datasets_dir / ".dvc" / "config"]
+    for key in keys.values():
+        assert key.get_secret_value() not in str(said.value)
+        assert [path for path, data in written.items() if key.get_secret_value().encode() in data] == []
 
 
 def test_two_writers_wait_for_each_other(settings, built, tmp_path):
