@@ -118,28 +118,31 @@ def trained_versions(settings: Settings, surface: str) -> list[str]:
 def tag_verdict(
     settings: Settings, surface: str, version: str, *, report: Mapping[str, Any], baseline_sha: str, files: Mapping[str, Path]
 ) -> Version:
-    """Write a gate report on a version: tags, the card, and `files` {artefact name: path} beside its run."""
+    """Write a gate report on a version: tags, the card, and `files` {artefact name: path} beside its run.
+
+    `verdict_baseline` is written last: a version that has it has all of the verdict against that baseline.
+    """
     client = connect(settings)
     found = find_version(settings, surface, version)
     lift = report["lift"]
     tags = {
-        "verdict": report["verdict"],
-        "verdict_reason": report["reason"],
-        "verdict_baseline": baseline_sha,
         "lift": _text(lift["mean"]),
         "lift_low": _text(lift["low"]),
         "lift_high": _text(lift["high"]),
+        "verdict": report["verdict"],
+        "verdict_reason": report["reason"],
+        "verdict_baseline": baseline_sha,
     }
     for path in files.values():
         client.log_artifact(found.run_id, str(path), artifact_path="gate")
     for key, value in {"gate.lift": lift["mean"], "gate.lift_low": lift["low"], "gate.lift_high": lift["high"]}.items():
         if value is not None and math.isfinite(value):
             client.log_metric(found.run_id, key, value)
-    _tag(client, found, tags)
     after = msgspec.structs.replace(found, tags=found.tags | tags)
     with tempfile.TemporaryDirectory() as scratch:
         policy = load_policy(_download(found, Path(scratch)))
     client.update_model_version(model_name(surface), found.version, description=card(surface, policy, after.tags))
+    _tag(client, found, tags)
     return after
 
 

@@ -53,15 +53,17 @@ def reconcile(settings: Settings, surface: str) -> list[str]:
     if recorded != document.generation:
         _bring_aliases(client, store, document)
         return [f"aliases brought to generation {document.generation}"]
+    _forget_answered(client, store, surface, aliases)
     done = []
     challenger, champion = aliases.get(CHALLENGER), aliases.get(CHAMPION)
-    if challenger is not None and (document.canary is None or document.canary.version != challenger):
-        done += _pursue(settings, client, store, document, CHALLENGER, challenger)
+    # the champion first: a rollback must not wait for what a challenger needs
     if champion is not None and champion != document.champion.version:
         done += _pursue(settings, client, store, document, CHAMPION, champion)
     elif champion is None:
         _bring_aliases(client, store, document)
         done.append(f"alias {CHAMPION} was removed; it is back")
+    if challenger is not None and (document.canary is None or document.canary.version != challenger):
+        done += _pursue(settings, client, store, document, CHALLENGER, challenger)
     return done
 
 
@@ -73,7 +75,8 @@ def submit_once(settings: Settings, surface: str, alias: str, version: Version, 
         found, document = read_answer(store, surface, noted), read_latest(store, surface)
         runs = document is not None and document.rollout is not None and document.rollout.id == noted
         if found is None or (found.done and runs):
-            return _written(store, surface, noted, intent)
+            # noted before it is written: by one who was killed in between
+            return noted if is_written(store, surface, noted) else submit(store, surface, intent, noted)
     return _noted(client, store, surface, alias, version.version, intent)
 
 
@@ -84,14 +87,21 @@ def _noted(client: Any, store: Store, surface: str, alias: str, version: str, in
     return submit(store, surface, intent, name)
 
 
-def _written(store: Store, surface: str, name: str, intent: Intent) -> str:
-    """The id of an intent that was noted; it is written now where its writer did not come to it."""
-    return name if is_written(store, surface, name) else submit(store, surface, intent, name)
-
-
 def note_intent(client: Any, surface: str, alias: str, version: str, intent_id: str) -> None:
     """Remember on a version that its alias has become an intent, so that it becomes only one."""
     client.set_model_version_tag(model_name(surface), version, f"intent_{alias}", intent_id)
+
+
+def _forget_answered(client: Any, store: Store, surface: str, aliases: dict[str, str]) -> None:
+    """Delete notes of answered intents from versions that do not carry the alias any more: the answer is to a move of then, and
+    must not be taken for one to the next."""
+    name = model_name(surface)
+    for version in client.search_model_versions(f"name = '{name}'"):
+        for alias in (CHALLENGER, CHAMPION):
+            noted = version.tags.get(f"intent_{alias}")
+            moved_on = noted is not None and str(aliases.get(alias)) != str(version.version)
+            if moved_on and read_answer(store, surface, noted) is not None:
+                client.delete_model_version_tag(name, str(version.version), f"intent_{alias}")
 
 
 def _pursue(settings: Settings, client: Any, store: Store, document: DeploymentDocument, alias: str, version: str) -> list[str]:
@@ -100,7 +110,8 @@ def _pursue(settings: Settings, client: Any, store: Store, document: DeploymentD
     noted = client.get_model_version(name, version).tags.get(f"intent_{alias}")
     answer = read_answer(store, surface, noted) if noted is not None else None
     if noted is not None and answer is None:
-        _written(store, surface, noted, _intent(settings, document, alias, version))
+        if not is_written(store, surface, noted):
+            submit(store, surface, _intent(settings, document, alias, version), noted)
         return []
     if answer is not None and answer.generation > document.generation:
         return []  # carried out since the document was read

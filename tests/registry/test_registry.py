@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import msgspec
 import numpy as np
@@ -301,6 +302,46 @@ def test_a_move_that_nobody_has_seen_survives_a_new_generation(settings, surface
     assert aliases(settings, surface)["champion"] == "1"
     assert "became intent" in reconcile(settings, surface)[0]
     assert ticking.tick().champion.version == "1"
+
+
+def test_an_answer_of_then_is_not_one_to_the_next_move(settings, surface, started, tmp_path):
+    version = train(settings, surface, tmp_path)
+    judge(settings, version, started.champion.sha, tmp_path, verdict="inconclusive")
+    reconcile(settings, surface)
+    ticking = controller(settings, surface)
+    set_alias(settings, surface, "champion", version.version)
+    reconcile(settings, surface)
+    ticking.tick()  # refuses it
+    set_alias(settings, surface, "champion", "1")  # and the person has seen it before the next look
+    assert reconcile(settings, surface) == []
+    judge(settings, version, started.champion.sha, tmp_path)
+    set_alias(settings, surface, "champion", version.version)
+    assert "became intent" in reconcile(settings, surface)[0]
+    assert ticking.tick().champion.version == version.version
+
+
+def test_a_wait_costs_nothing_and_holds_no_rollback_up(settings, surface, started, tmp_path, monkeypatch):
+    """A challenger that waits for its turn is not fetched again at every look."""
+    version = train(settings, surface, tmp_path)
+    judge(settings, version, started.champion.sha, tmp_path)
+    reconcile(settings, surface)
+    set_alias(settings, surface, "challenger", version.version)
+    reconcile(settings, surface)
+    module = sys.modules["mtf.registry.reconcile"]
+    monkeypatch.setattr(module, "intent_for_version", lambda *_, **__: pytest.fail("the bundle was fetched"))
+    assert reconcile(settings, surface) == []
+
+
+def test_a_verdict_is_whole_where_its_baseline_is_said(settings, surface, tmp_path, monkeypatch):
+    """Cut at any tag, the version does not say against whom, and is given its verdict again."""
+    version, client = train(settings, surface, tmp_path), connect(settings)
+    written = []
+    monkeypatch.setattr(type(client), "set_model_version_tag", lambda self, name, number, key, value: written.append(key))
+    monkeypatch.setattr(type(client), "update_model_version", lambda *_, **__: written.append("card"))
+    judge(settings, version, "f" * 64, tmp_path)
+    assert written[0] == "card"
+    assert set(written[:-1]) >= {"card", "lift", "lift_low", "lift_high", "verdict", "verdict_reason"}
+    assert written[-1] == "verdict_baseline"
 
 
 @pytest.mark.parametrize("alias", ["champion", "challenger"])
