@@ -7,12 +7,12 @@ revisions, URIs. Where there is nothing to do a step raises SkipError; where the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -53,8 +53,8 @@ def seal_day(settings: Settings, surface: str, dt: str) -> Result:
 
     spec = read_spec(settings, surface)
     # callers cannot set the time of a real clock, so it moves on also while nobody asks and no server marks the spool
-    now_us = time.time_ns() // 1000 if settings.clock == "real" else 0
-    manifest = seal(settings.spool_dir(surface), settings.logs_dir(surface), dt, spec, surface=surface, clock_us=now_us)
+    clock_us = settings.clock_us
+    manifest = seal(settings.spool_dir(surface), settings.logs_dir(surface), dt, spec, surface=surface, clock_us=clock_us)
     return {"dt": dt, "revision": manifest.revision, "manifest": _digest(msgspec.to_builtins(manifest))}
 
 
@@ -107,7 +107,9 @@ def build_transitions(settings: Settings, surface: str, dt: str) -> Result:
     spec, logs, out = read_spec(settings, surface), settings.logs_dir(surface), settings.transitions_dir(surface)
     rules = settings.expectations_dir
     _require_validated(settings, surface, dt)
-    built = build_day(logs, dt, out, spec=spec, expectations_dir=rules, threads=settings.threads)
+    # first the days that could not be built again while this one had no verdict: no run of theirs comes any more
+    for day in [*_left_behind(settings, surface, dt), dt]:
+        built = build_day(logs, day, out, spec=spec, expectations_dir=rules, threads=settings.threads)
     verdicts = judge_built(
         logs,
         out,
@@ -389,17 +391,31 @@ def _require_validated(settings: Settings, surface: str, dt: str) -> None:
 
     logs, out = settings.logs_dir(surface), settings.transitions_dir(surface)
     sealed, day = set(list_days(logs)), dt
-    while day in sealed:
-        build, newest = read_build(out, day), read_manifest(logs, day).revision
-        if day != dt and build is None:
-            return
-        if build is None or build.logs_revision != newest:
+    while (build := read_build(out, day)) is not None or day == dt:
+        newest = read_manifest(logs, day).revision if day in sealed else None  # None: built of a carry alone
+        if newest is not None and (build is None or build.logs_revision != newest):
             verdict = settings.quality_dir(surface) / f"dt={day}" / f"r{newest}" / "verdict.json"
             if not verdict.exists():
-                raise SkipError(f"{day}: revision {newest} has no verdict yet; validate_logs comes first, and builds it then")
+                then = "validate_logs comes first" if day == dt else f"once it has, its own run builds {dt}, too"
+                raise SkipError(f"{day}: revision {newest} has no verdict yet; {then}")
             if json.loads(verdict.read_bytes())["status"] == "critical":
                 raise CriticalError(f"{day}: revision {newest} may not be used, and building {dt} would read it. See Data Docs.")
         day = (date.fromisoformat(day) + timedelta(days=1)).isoformat()
+
+
+def _left_behind(settings: Settings, surface: str, until: str) -> list[str]:
+    """Days before `until` that are built of an older revision than their newest one, which may be built now."""
+    from mtf.logs.days import list_days, read_manifest
+    from mtf.transitions.pool import read_build
+
+    logs, found = settings.logs_dir(surface), []
+    for day in list_days(logs):
+        build = read_build(settings.transitions_dir(surface), day)
+        if day < until and build is not None and build.logs_revision != read_manifest(logs, day).revision:
+            with contextlib.suppress(SkipError, CriticalError):
+                _require_validated(settings, surface, day)
+                found.append(day)
+    return found
 
 
 def _newest(settings: Settings, surface: str, datasets: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -30,6 +30,7 @@ from mtf.rollout.start import initialise
 from mtf.settings import ROOT, Settings
 from mtf.store import open_store
 from mtf.transitions.build import build_day
+from mtf.transitions.pool import read_build
 from mtf.world.simulate import simulate
 from mtf.world.world import World, day_number
 from tests.logs.rows import DT as QUIET
@@ -381,6 +382,29 @@ def test_only_what_was_validated_is_built(world_dir, tmp_path):
     verdict(next_dt, 2, "critical")
     with pytest.raises(CriticalError, match=f"{next_dt}: revision 2 may not be used, and building {DT} would read it"):
         _require_validated(settings, SURFACE, DT)
+
+
+def test_a_day_that_had_to_wait_for_the_next_ones_verdict_is_built_with_it(world_dir, tmp_path):
+    """Both came late; the first day's run skips, and no other run of it comes."""
+    settings, world = Settings(state_dir=tmp_path, clock="simulated"), World.load(world_dir)
+    world.spec.write(tmp_path / "surfaces" / SURFACE / "spec.json")
+    next_dt, logs, out = "2026-03-03", settings.logs_dir(SURFACE), settings.transitions_dir(SURFACE)
+    for users, revision in ((40, 1), (41, 2)):
+        for dt in (DT, next_dt):
+            write_day(logs, dt, *simulate(world, bootstrap_policy(world.spec), users, dt, 1, 0.3), world.spec)
+            if revision == 1:
+                build_day(logs, dt, out, spec=world.spec, expectations_dir=settings.expectations_dir)
+
+    def verdict(dt):
+        folder = settings.quality_dir(SURFACE) / f"dt={dt}" / "r2"
+        write_atomic(folder / "verdict.json", json.dumps({"status": "pass"}).encode())
+
+    verdict(DT)
+    with pytest.raises(SkipError, match=f"{next_dt}: revision 2 has no verdict yet; once it has, its own run builds {DT}, too"):
+        pipeline.build_transitions(settings, SURFACE, DT)
+    verdict(next_dt)
+    assert pipeline.build_transitions(settings, SURFACE, next_dt)["dt"] == next_dt
+    assert [read_build(out, dt).logs_revision for dt in (DT, next_dt)] == [2, 2]
 
 
 def test_a_candidate_of_older_data_than_the_champions_is_not_deployed(settings, trained, second):
