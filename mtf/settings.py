@@ -8,6 +8,7 @@ says nothing.
 from __future__ import annotations
 
 import json
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +74,8 @@ class Settings(BaseSettings):
             if name in type(self).model_fields and value is not None and getattr(self, name) is None:
                 form = SecretStr if name.endswith("_key") else Path if name.endswith("_file") else str
                 setattr(self, name, form(value))
+        if "clock" not in self.model_fields_set:
+            self.clock = self._platform.get("clock", "real")
         if self.store_url is None:
             self.store_url = (self.state_dir / "store").as_uri()
 
@@ -88,6 +91,11 @@ class Settings(BaseSettings):
         if not isinstance(document, dict):
             raise InputError(f"{path} holds no object; run `mtf down`, delete it and run `mtf up`")
         return document
+
+    @property
+    def clock_us(self) -> int:
+        """What the event clock says without asking anybody, microseconds: now, or 0 where it is simulated and callers keep it."""
+        return time.time_ns() // 1000 if self.clock == "real" else 0
 
     def spool_dir(self, surface: str) -> Path:
         """The spool of a surface: one SQLite file a server process."""

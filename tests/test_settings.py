@@ -1,6 +1,7 @@
 """Where settings come from, and what is said of one that cannot be used."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def test_a_running_platform_fills_what_the_environment_does_not_say(state, monke
     assert "hidden" not in repr(found) + str(found.model_dump())
     # an argument wins over both
     assert Settings(mlflow_url="http://127.0.0.1:3").mlflow_url == "http://127.0.0.1:3"
+
+
+def test_commands_keep_the_running_platforms_clock(state, monkeypatch):
+    assert Settings().clock == "real"
+    assert abs(Settings().clock_us / 1e6 - time.time()) < 60
+    (state / "platform.json").write_text(json.dumps({"clock": "simulated"}))
+    assert Settings().clock == "simulated"
+    assert Settings().clock_us == 0
+    assert Settings(clock="real").clock == "real"
+    monkeypatch.setenv("MTF_CLOCK", "real")
+    assert Settings().clock == "real"
 
 
 def test_without_a_platform_the_store_is_a_folder_of_the_state(state):

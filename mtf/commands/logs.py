@@ -36,7 +36,9 @@ def seal(dt: str, surface: str, spool_dir: Path | None, logs_dir: Path | None, s
     settings = Settings()
     spec = FusionSpec.read(spec_path or settings.state_dir / "surfaces" / surface / "spec.json")
     out = logs_dir or settings.logs_dir(surface)
-    manifest = seal_day(spool_dir or settings.spool_dir(surface), out, dt, spec, surface=surface, grace_s=grace_s)
+    # of another spool nobody knows here what keeps its clock
+    spool, clock_us = (spool_dir, 0) if spool_dir else (settings.spool_dir(surface), settings.clock_us)
+    manifest = seal_day(spool, out, dt, spec, surface=surface, grace_s=grace_s, clock_us=clock_us)
     click.echo(
         f"{dt} r{manifest.revision}: {manifest.rows('requests'):,} requests, {manifest.rows('feedback'):,} feedback rows"
         + (f", {manifest.late_rows:,} of them late" if manifest.late_rows else "")

@@ -160,6 +160,7 @@ def _place(settings: Settings, surface: str, secrets: Secrets, wanted: dict[str,
     return Platform(
         ports=chosen,
         surface=surface,
+        clock=settings.clock,
         store_url="s3://mtf/store" if with_s3 else store_dir.as_uri(),
         artifacts_url="s3://mtf/mlflow" if with_s3 else (settings.state_dir / "mlflow" / "artifacts").as_uri(),
         mlflow_url=urls["mlflow"],

@@ -39,6 +39,7 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True):
 
     ports: dict[str, int]
     surface: str
+    clock: str = "real"
     store_url: str
     artifacts_url: str
     mlflow_url: str

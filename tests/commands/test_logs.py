@@ -56,9 +56,14 @@ def test_folders_and_grace_can_be_given(mtf, spool, tmp_path):
         ("2025-12-31", "no row of this day"),
     ],
 )
-def test_a_day_that_cannot_be_sealed_is_named(mtf, spool, dt, says):
+def test_a_day_that_cannot_be_sealed_is_named(mtf, spool, dt, says, monkeypatch):
+    monkeypatch.setenv("MTF_CLOCK", "simulated")
     said(mtf("seal", "--dt", dt), 1, says)
     assert list_days(spool / "logs" / "feed") == []
+
+
+def test_on_a_real_clock_a_day_that_is_over_is_sealed_although_the_spool_is_quiet(mtf, spool):
+    said(mtf("seal", "--dt", DT, "--grace", 7200), 0, "r1: 30 requests")
 
 
 def test_without_a_spec_it_says_where_one_is_looked_for(mtf):
