@@ -176,12 +176,14 @@ def run_cells(world: Path, cells: list[dict[str, Any]], out: Path, judges: Judge
 def require_alike(file: Path, world: str, judges: Judges) -> None:
     """Raises InputError where the cell was played in another world of that name, or judged by other users.
 
-    Cells of before they said so are taken as they are.
+    Cells of before they said so are taken as they are, and as judged by TRUTH_SEED.
     """
     made = json.loads(file.read_text()) if file.exists() else {}
-    for what, wanted in (("world_sha", world), ("truth_users", judges.users), ("truth_seeds", list(judges.seeds))):
-        if made.get(what, wanted) != wanted:
-            raise InputError(f"{file}: {what} is {made[what]}, here it is {wanted}; give another --out")
+    of = {"world_sha": world, "truth_users": judges.users, "truth_seeds": list(judges.seeds)}
+    before = {**of, "truth_seeds": [TRUTH_SEED], **made} if made else of
+    for what, wanted in of.items():
+        if before[what] != wanted:
+            raise InputError(f"{file}: {what} is {before[what]}, here it is {wanted}; give another --out")
 
 
 def _end_with(parent: int) -> None:

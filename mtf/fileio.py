@@ -46,9 +46,14 @@ def replaceable(path: Path, mark: str) -> None:
     """Raises InputError where `path` holds something else than an earlier folder of the kind that the file `mark` tells, or where
     none can be made."""
     require_writable(path)
-    if not path.exists() or (path / mark).is_file():
+    try:
+        looked_at = path.stat().st_ino
+        strange = not (path / mark).is_file() and (not path.is_dir() or any(path.iterdir()))
+        # while we looked another process may have replaced it: then it is of this kind
+        strange = strange and path.stat().st_ino == looked_at
+    except (FileNotFoundError, NotADirectoryError):  # there is none, or it was just moved aside
         return
-    if not path.is_dir() or any(path.iterdir()):
+    if strange:
         raise InputError(f"{path} is there, holds no {mark} and would be deleted; give a new or empty folder")
 
 

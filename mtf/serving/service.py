@@ -77,8 +77,13 @@ class Service:
         await asyncio.to_thread(self.spool.mark, ts_us)
 
     async def tick(self) -> None:
-        """Follow the deployment document; in real time, tell the spool how late it is, so that quiet days can be sealed."""
+        """Follow the deployment document; in real time, tell the spool how late it is, so that quiet days can be sealed.
+
+        Where the spool's last commit failed, try one that changes nothing.
+        """
         await asyncio.to_thread(self.deployment.refresh)
+        if self.spool.error is not None:
+            await asyncio.to_thread(self.spool.mark, 0)
         now_us = time.time_ns() // 1000
         if not self.simulated and now_us - self._marked_us > MARK_EVERY_US:
             await asyncio.to_thread(self.spool.mark, now_us)

@@ -38,6 +38,10 @@ def test_a_new_cell_says_its_code_and_keeps_its_name(tmp_path, monkeypatch):
         study.require_alike(file, sha, Judges(40_000, (1, 2)))
     with pytest.raises(InputError, match=r"truth_seeds is \[1, 2\], here it is \[1, 3\]; give another --out"):
         study.require_alike(file, sha, Judges(500, (1, 3)))
+    (tmp_path / "old.json").write_text(json.dumps({"seed": 1}))
+    study.require_alike(tmp_path / "old.json", sha, Judges())
+    with pytest.raises(InputError, match=rf"truth_seeds is \[{study.TRUTH_SEED}\], here it is \[1\]"):
+        study.require_alike(tmp_path / "old.json", sha, Judges(seeds=(1,)))
     (tmp_path / "world" / "world.json").write_text("{ }")
     with pytest.raises(InputError, match=f"world_sha is {sha}, here it is"):
         study.require_alike(file, study.world_sha(tmp_path / "world"), Judges(500, (1, 2)))
