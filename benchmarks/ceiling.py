@@ -5,8 +5,10 @@ same sessions and may lie above: a share beyond 1 is no error.
 
 The learner gets unbiased slopes with the noise that the logs have, and knows the curvature c of the return and the spread of
 the optimum around the start. Let the optimal action be linear in F state features beside an intercept, `.3` away in root mean
-square a dimension, and the return quadratic: a request gains `c/2 |a - a*|^2` less than it could, with c such that going all the
-way is worth the headroom. A round of n requests in a box of half-width h observes each coefficient of a* with variance
+square a dimension, and the advantage quadratic: a request gains `c/2 |a - a*|^2` less than it could, with c such that going
+all the way is worth the headroom. Slopes are read off the TD residual, so that this gain, the headroom and the noise are
+discounted alike: what a longer session adds beyond gamma's horizon is in no residual. A round of n requests in a box of
+half-width h observes each coefficient of a* with variance
 
     v = 3 sd^2 / (n h^2 c^2)        sd: of the TD residual; h^2 / 3: the variance of a uniform draw
 
@@ -40,7 +42,8 @@ def ceiling(
     sessions: float,
     *,
     rounds: int,
-    session_reward: float,
+    value: float,
+    discounted_requests: float,
     requests: float,
     residual_sd: float,
     half_width: float,
@@ -49,10 +52,11 @@ def ceiling(
 ) -> float:
     """Share of the headroom after `rounds` rounds of `sessions` sessions each.
 
-    headroom: best over start - 1. personal: share of it that one setting for everybody cannot reach. session_reward: mean.
-    requests: a session. residual_sd: of the TD residual a request, in units of reward. features: beside the intercept.
+    headroom: best over start - 1, discounted. personal: share of it that one setting for everybody cannot reach. value: mean
+    discounted reward of a session. requests: a session; discounted_requests: sum of gamma^t over them. residual_sd: of the TD
+    residual a request, in units of reward. features: beside the intercept.
     """
-    a_request = headroom * session_reward / requests
+    a_request = headroom * value / discounted_requests
     curvature = 2 * a_request / (dimensions * DISTANCE**2)
     noise = 3 * residual_sd**2 / (sessions * requests * half_width**2 * curvature**2)
     before = DISTANCE**2 * np.array([1 - personal, *[personal / features] * features])
@@ -72,21 +76,24 @@ def main() -> None:
     day = explore(world, bootstrap_policy(world.spec), options.users, "2026-01-02", 100_001, options.box)
     noise = power(day)
     best, one = found.gain("best"), found.gain("global")
-    personal = min(max(1 - one.lift / best.lift, 0.0), 1.0)
+    personal = min(max(1 - one.lift_discounted / best.lift_discounted, 0.0), 1.0)
+    value, discounted_requests = float(noise.value or 0), float((world.spec.gamma**day.step).sum() / day.n_sessions)
     print(
-        f"{found.world}: headroom {best.lift:+.1%}, {personal:.0%} of it personal; TD residual sd {noise.residual_sd:.3g}, "
-        f"{noise.requests_per_session:.1f} requests a session of {found.values['start'][0]:.4g}"
+        f"{found.world}: headroom {best.lift_discounted:+.1%} discounted ({best.lift:+.1%} of session reward), {personal:.0%} "
+        f"of it personal; value {value:.4g} a session, TD residual sd {noise.residual_sd:.3g}, {noise.requests_per_session:.1f} "
+        f"requests a session, {discounted_requests:.2f} discounted"
     )
     print(f"share of headroom after {options.rounds} rounds, by sessions a round, box +-{options.box}")
     print(f"{'state features':<16}" + "".join(f"{s:>12,}" for s in SESSIONS))
     for features in (5, world.spec.state_width):
         shares = [
             ceiling(
-                best.lift,
+                best.lift_discounted,
                 personal,
                 sessions,
                 rounds=options.rounds,
-                session_reward=found.values["start"][0],
+                value=value,
+                discounted_requests=discounted_requests,
                 requests=noise.requests_per_session,
                 residual_sd=float(noise.residual_sd or 0),
                 half_width=options.box,

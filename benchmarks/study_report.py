@@ -282,8 +282,10 @@ def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
     share = ceilings = "-"
     if facts and facts["headroom"] > 3 * facts["headroom_se"] > 0:
         reached = lift / facts["headroom"]
-        few, all_of_them = (_ceiling(group[0], facts, n) for n in (FEW_FEATURES, int(facts["features"])))
-        share, ceilings = f"{reached:.0%}", f"{reached / few:.0%} to {reached / all_of_them:.0%}"
+        share = f"{reached:.0%}"
+        if "headroom_discounted" in facts:  # where the ceiling's assumptions hold (docs/results/worlds.md)
+            few, all_of_them = (_ceiling(group[0], facts, n) for n in (FEW_FEATURES, int(facts["features"])))
+            ceilings = f"{reached / few:.0%} to {reached / all_of_them:.0%}"
     flat = [of["learned"]["flat"] for cell in group for of in cell["rounds"] if of["learned"]["flat"] is not None]
     warned = sum(bool(of["warnings"]) for cell in group for of in cell["rounds"])
     rounds = sum(len(cell["rounds"]) for cell in group)
@@ -304,11 +306,12 @@ def _ceiling(cell: Cell, facts: dict[str, float], features: int) -> float:
     """
     sessions = cell["rounds"][-1]["sessions"] if cell["pooled"] else sum(of["sessions"] for of in cell["rounds"])
     return ceiling(
-        facts["headroom"],
-        facts["personal"],
+        facts["headroom_discounted"],
+        facts["personal_discounted"],
         sessions,
         rounds=1,
-        session_reward=facts["session_reward"],
+        value=facts["value"],
+        discounted_requests=facts["discounted_requests"],
         requests=facts["requests"],
         residual_sd=facts["residual_sd"],
         half_width=math.sqrt(3) * GAUSSIAN_SD if cell["exploration"] == "D1" else cell["box"],

@@ -216,7 +216,7 @@ def oracle(folder: Path, out: Path, users: int, restarts: int, elasticity: float
     """What could be gained in a world: production's start, best global weights, best greedy and best far-sighted policy.
 
     Each is searched for in the world itself, with its truth, so they are yardsticks and never candidates; each reported value
-    is played on users that no search saw, paired with the start. A few minutes; --quick under one. --elasticity repeats it
+    is played in sessions that no search saw, paired with the start. A few minutes; --quick under one. --elasticity repeats it
     with leaving that depends less or more on what was shown (0 not at all), at the same session length under the start: no
     log identifies it, and what holds at 0 only, or above 0 only, is an assumption.
 

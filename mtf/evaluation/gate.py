@@ -174,7 +174,7 @@ def guardrail_check(found: dict[str, Estimate]) -> Check:
         holds=not falls,
         votes=False,
         value="; ".join(f"{name} {of.mean:+.1%} [{of.low:+.1%}, {of.high:+.1%}]" for name, of in found.items()),
-        allowed="none below 0 for sure",
+        allowed="no interval below 0",
         meaning="what the canary guards beside the reward, by the primary's own estimator; not voted",
         why=f"it is expected to lower {' and '.join(falls)}, discounted as the lift is; a canary counts whole sessions and "
         "rolls back a metric that it sees fall. Where the reward is not worth that, raise these behaviours' weights in it",

@@ -61,7 +61,10 @@ def broken_head(world: World, head: str = "valid") -> World:
 
 
 def seasonal(world: World, amount: float = 0.3) -> World:
-    """A holiday: everybody's logit of a click is higher by `amount`, and sessions last exp(amount) times as long."""
+    """A holiday: everybody's logit of a click is higher by `amount`, and the base rate of leaving exp(amount) times lower.
+
+    Sessions last longer than that alone would make them, for clicks please users: 1.54 times as long in `default` at .3.
+    """
     s = world.params.scalars
     click, *rest = s.true_intercept
     params = world.params.with_scalars(true_intercept=(click + amount, *rest), leave_base=s.leave_base * float(np.exp(-amount)))

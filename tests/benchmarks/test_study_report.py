@@ -11,7 +11,8 @@ import pytest
 from benchmarks.study_report import TRUTH_SEED, Difference, average, holm, over_seeds, p_value, paired, primary, read, render
 
 ROOT = Path(__file__).parents[2]
-FACTS = {"headroom": 0.1, "headroom_se": 0.01, "personal": 0.5, "session_reward": 50.0, "requests": 13.0, "residual_sd": 9.0}
+FACTS = {"headroom": 0.1, "headroom_se": 0.01, "headroom_discounted": 0.1, "personal_discounted": 0.5, "value": 50.0}
+FACTS |= {"discounted_requests": 13.0, "requests": 13.0, "residual_sd": 9.0}
 WORLDS = {"personalised": FACTS | {"dimensions": 10, "features": 24}}
 
 
