@@ -200,9 +200,15 @@ def _difference(both: list[tuple[Cell, Cell | None]]) -> Difference:
 
 
 def _judged(both: list[tuple[Cell, Cell | None]], away: np.ndarray) -> float | None:
-    """Standard error that the judging users leave in the mean of `away`, from their groups; None where cells do not hold them."""
-    if any("judges" not in cell for pair in both for cell in pair if cell):
+    """Standard error that the judging users leave in the mean of `away`, from their groups; None where no pair holds them.
+
+    The same users judge every seed, so that the seeds which hold what they said speak for the others; of few seeds it is a
+    little too large, for what is one seed's own is averaged less.
+    """
+    holds = [all("judges" in cell for cell in pair if cell) for pair in both]
+    if sum(holds) < 2:
         return None
+    both, away = [pair for pair, has in zip(both, holds, strict=True) if has], away[holds]
     start = np.array(both[0][0]["judges"])
     # a lift is a quotient by the start's mean: by its linear part what a group says is (one - other - away start) / start
     said = [

@@ -119,6 +119,9 @@ def test_judges_by_their_groups_by_hand(cell):
     assert "(seeds 2.00, judges 2.00)" in line(rows, "- naive@D3")
     # (2, -2) and (0, 0): 1 and -1
     assert "(seeds 0.00, judges 2.00)" in line(rows, "- start")
+    # a third seed whose cells do not say: those of the two that do stand for it
+    more = [*cells, cell(lifts=(0.1,), seed=3), cell("naive", (0.0,), seed=3)]
+    assert "  3 seeds  +10.00 (seeds 1.15, judges 2.00)" in line(paired(more, ["personalised"], pairs, 20_000), "- naive@D3")
     del cells[0]["judges"]
     assert "(seeds 2.00, judges 0.60)" in line(
         paired(cells, ["personalised"], [("slate_replay@D3", "naive@D3")], 20_000), "- naive"
