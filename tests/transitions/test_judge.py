@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from mtf.commands.transitions import transitions
+from mtf.fileio import write_atomic
 from mtf.logs.days import write_day
 from mtf.pipeline import CriticalError, build_transitions
 from mtf.quality.transitions import read_transitions_verdict
@@ -19,11 +20,12 @@ DAYS = ("2026-01-01", "2026-01-02")
 
 @pytest.fixture
 def settings(tmp_path):
-    """A state folder with two sealed days, and expectations of its own."""
+    """A state folder with two sealed days that validation has passed, and expectations of its own."""
     found = Settings(state_dir=tmp_path / "state", expectations_dir=rows.suites(tmp_path / "expectations"), threads=1)
     rows.SPEC.write(found.state_dir / "surfaces" / "feed" / "spec.json")
     for number, dt in enumerate(DAYS):
         write_day(found.logs_dir("feed"), dt, *rows.day(30, seed=number, dt=dt), rows.SPEC)
+        write_atomic(found.quality_dir("feed") / f"dt={dt}" / "r1" / "verdict.json", b'{"status": "pass"}')
     return found
 
 
