@@ -144,6 +144,8 @@ class Spool:
         with self._closing:
             if self._closed:
                 raise MtfError("spool: closed, the server is stopping; send the rows again to another one")
+            if not self._writer.is_alive():  # nobody would ever answer
+                raise MtfError(f"spool: {self.path}: its writer has ended; restart the server and send the rows again")
             self._queue.put(_Append(batches, mark, done))
         return done
 

@@ -119,7 +119,7 @@ async def healthz(state: State) -> Response[dict[str, Any]]:
     """200 where requests are answered, else 503; with what is in force and why a newer document is not.
 
     A spool that keeps nothing lets no request through: 503 until a commit succeeds; the server itself tries one
-    every few seconds.
+    once a second.
     """
     service = _service(state)
     engine, full = service.deployment.current, service.spool.error

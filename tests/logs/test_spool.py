@@ -156,6 +156,8 @@ def test_a_spool_whose_writer_has_ended_says_so(tmp_path):
     spool.submit(requests(1))
     spool._writer.join(10)
     assert spool.error == "its writer has ended"
+    with pytest.raises(MtfError, match="its writer has ended; restart the server"):
+        spool.append(requests(1))
     spool.close()
 
 
