@@ -14,13 +14,12 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from mtf.errors import InputError, MtfError, NotFoundError
+from mtf.errors import InputError, IntegrityError, MtfError, NotFoundError
 from mtf.fileio import write_atomic
 from mtf.policy import Policy
 from mtf.rollout.document import DeploymentDocument, Exploration, PolicyRef
@@ -86,8 +85,7 @@ def validate_logs(settings: Settings, surface: str, dt: str, *, force: bool = Fa
         )
         return {"dt": dt, "status": verdict.status, "reasons": verdict.reasons, "counts": verdict.counts}
 
-    written = out / f"dt={dt}" / f"r{manifest.revision}" / "verdict.json"
-    settled = written.exists() and json.loads(written.read_bytes())["status"] != "critical"
+    settled = _status(settings, surface, dt, manifest.revision) in ("pass", "warning")
     found = _once(settings, surface, "validate_logs", inputs, work, force=force or not settled)
     if found["status"] == "critical":
         raise CriticalError(f"{dt}: {' '.join(found['reasons'])} See Data Docs, and `mtf quarantine list`.")
@@ -210,9 +208,7 @@ def evaluate_policy(
     force = force or (there.get("policy_sha"), there.get("baseline_sha")) != (version.policy_sha, champion.sha)
     found = _once(settings, surface, "evaluate_policy", inputs, work, force=force)
     report = json.loads(files["report.json"].read_bytes())
-    said = {"verdict": report["verdict"], "verdict_reason": report["reason"][:5000], "verdict_baseline": champion.sha}
-    if said.items() - version.tags.items():
-        tag_verdict(settings, surface, version.version, report=report, baseline_sha=champion.sha, files=files)
+    tag_verdict(settings, surface, version.version, report=report, baseline_sha=champion.sha, files=files)
     return found
 
 
@@ -259,9 +255,7 @@ def refresh_exploration(
         found = _once(settings, surface, "refresh_exploration", inputs, work, force=True)
         document = read_exploration(path)
     if passed:
-        box = Exploration(sha=document.sha, half_width=document.half_width)
-        if version.tags.get("box") != msgspec.json.encode(box).decode():
-            tag_box(settings, surface, version.version, box, path)
+        tag_box(settings, surface, version.version, Exploration(sha=document.sha, half_width=document.half_width), path)
     return found
 
 
@@ -386,7 +380,7 @@ def _train(
 def _require_validated(settings: Settings, surface: str, dt: str) -> None:
     """Raises SkipError or CriticalError where building `dt` would read a revision, its own or one of the built days that follow
     from it, that validation has not seen or has refused: builds read the newest."""
-    from mtf.logs.days import list_days, read_manifest
+    from mtf.logs.days import list_days, next_day, read_manifest
     from mtf.transitions.pool import read_build
 
     logs, out = settings.logs_dir(surface), settings.transitions_dir(surface)
@@ -394,13 +388,23 @@ def _require_validated(settings: Settings, surface: str, dt: str) -> None:
     while (build := read_build(out, day)) is not None or day == dt:
         newest = read_manifest(logs, day).revision if day in sealed else None  # None: built of a carry alone
         if newest is not None and (build is None or build.logs_revision != newest):
-            verdict = settings.quality_dir(surface) / f"dt={day}" / f"r{newest}" / "verdict.json"
-            if not verdict.exists():
+            status = _status(settings, surface, day, newest)
+            if status is None:
                 then = "validate_logs comes first" if day == dt else f"once it has, its own run builds {dt}, too"
                 raise SkipError(f"{day}: revision {newest} has no verdict yet; {then}")
-            if json.loads(verdict.read_bytes())["status"] == "critical":
+            if status == "critical":
                 raise CriticalError(f"{day}: revision {newest} may not be used, and building {dt} would read it. See Data Docs.")
-        day = (date.fromisoformat(day) + timedelta(days=1)).isoformat()
+        day = next_day(day)
+
+
+def _status(settings: Settings, surface: str, dt: str, revision: int) -> str | None:
+    """What validation says of a day's revision; None where there is no verdict that can be read."""
+    from mtf.quality import read_verdict
+
+    try:
+        return read_verdict(settings.quality_dir(surface), dt, revision).status
+    except (NotFoundError, IntegrityError):
+        return None
 
 
 def _left_behind(settings: Settings, surface: str, until: str) -> list[str]:

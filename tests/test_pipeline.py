@@ -20,6 +20,7 @@ from mtf.logs.days import day_files, read_manifest, to_datetime, write_day
 from mtf.logs.spool import open_spool
 from mtf.pipeline import CriticalError, SkipError, _require_validated
 from mtf.policy import bootstrap_policy
+from mtf.quality import Verdict
 from mtf.registry import find_version, register_bootstrap
 from mtf.registry.client import connect, model_name
 from mtf.registry.models import registered_policy, tag, trained_versions
@@ -110,6 +111,12 @@ def never(monkeypatch):
         monkeypatch.setattr(name, called)
 
     return forbid
+
+
+def judged_logs(settings, dt, revision, status):
+    """A verdict on a revision, as validation writes it."""
+    verdict = Verdict(surface=SURFACE, dt=dt, revision=revision, status=status, reasons=[], counts={})
+    write_atomic(settings.quality_dir(SURFACE) / f"dt={dt}" / f"r{revision}" / "verdict.json", msgspec.json.encode(verdict))
 
 
 def records(settings, step):
@@ -362,24 +369,19 @@ def test_only_what_was_validated_is_built(world_dir, tmp_path):
     for dt, users in ((DT, 5), (next_dt, 5)):
         write_day(logs, dt, *simulate(world, bootstrap_policy(world.spec), users, dt, 1, 0.3), world.spec)
 
-    def verdict(dt, revision, status):
-        write_atomic(
-            settings.quality_dir(SURFACE) / f"dt={dt}" / f"r{revision}" / "verdict.json", json.dumps({"status": status}).encode()
-        )
-
     with pytest.raises(SkipError, match=f"{DT}: revision 1 has no verdict yet; validate_logs comes first"):
         _require_validated(settings, SURFACE, DT)
-    verdict(DT, 1, "critical")
+    judged_logs(settings, DT, 1, "critical")
     with pytest.raises(CriticalError, match=f"{DT}: revision 1 may not be used"):
         _require_validated(settings, SURFACE, DT)
-    verdict(DT, 1, "warning")
+    judged_logs(settings, DT, 1, "warning")
     _require_validated(settings, SURFACE, DT)
     # the next day was built of its first revision; then rows came late, and are refused
     built = build_day(logs, next_dt, settings.transitions_dir(SURFACE), spec=world.spec, expectations_dir=None)
     _require_validated(settings, SURFACE, DT)
     assert built.logs_revision == 1
     write_day(logs, next_dt, *simulate(world, bootstrap_policy(world.spec), 6, next_dt, 1, 0.3), world.spec)
-    verdict(next_dt, 2, "critical")
+    judged_logs(settings, next_dt, 2, "critical")
     with pytest.raises(CriticalError, match=f"{next_dt}: revision 2 may not be used, and building {DT} would read it"):
         _require_validated(settings, SURFACE, DT)
 
@@ -395,14 +397,10 @@ def test_a_day_that_had_to_wait_for_the_next_ones_verdict_is_built_with_it(world
             if revision == 1:
                 build_day(logs, dt, out, spec=world.spec, expectations_dir=settings.expectations_dir)
 
-    def verdict(dt):
-        folder = settings.quality_dir(SURFACE) / f"dt={dt}" / "r2"
-        write_atomic(folder / "verdict.json", json.dumps({"status": "pass"}).encode())
-
-    verdict(DT)
+    judged_logs(settings, DT, 2, "pass")
     with pytest.raises(SkipError, match=f"{next_dt}: revision 2 has no verdict yet; once it has, its own run builds {DT}, too"):
         pipeline.build_transitions(settings, SURFACE, DT)
-    verdict(next_dt)
+    judged_logs(settings, next_dt, 2, "pass")
     assert pipeline.build_transitions(settings, SURFACE, next_dt)["dt"] == next_dt
     assert [read_build(out, dt).logs_revision for dt in (DT, next_dt)] == [2, 2]
 

@@ -176,6 +176,11 @@ def day_files(logs_dir: Path, dt: str, kind: Kind, *, verify: bool = True, revis
     return files
 
 
+def next_day(dt: str) -> str:
+    """The calendar day after `dt`."""
+    return str(datetime.date.fromisoformat(dt) + datetime.timedelta(days=1))
+
+
 def day_bounds(dt: str) -> tuple[int, int]:
     """First microsecond of the UTC day `dt`, and the first after it. Raises InputError where it is no day."""
     try:

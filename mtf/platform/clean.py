@@ -9,25 +9,11 @@ from mtf.errors import ConflictError
 from mtf.platform.processes import stop_all, survivors
 from mtf.settings import ROOT, Settings
 
-OURS = frozenset(
-    (
-        *(
-            "airflow",
-            "bundles",
-            "checkouts",
-            "checkpoints",
-            "datasets",
-            "datasets.lock",
-            "demo",
-            "evaluations",
-            "exploration",
-            "log",
-            "logs",
-        ),
-        *("mlflow", "pipeline", "platform.json", "quality", "rollout", "run", "s3", "secrets.json", "spool", "store"),
-        *("surfaces", "tour", "training", "transitions"),
-    )
-)
+OURS = {
+    "airflow", "bundles", "checkouts", "checkpoints", "datasets", "datasets.lock", "demo", "evaluations", "exploration", "log",
+    "logs", "mlflow", "pipeline", "platform.json", "quality", "rollout", "run", "s3", "secrets.json", "spool", "store",
+    "surfaces", "tour", "training", "transitions",
+}  # fmt: skip
 """All that the platform and the README's tour write into a state folder."""
 
 

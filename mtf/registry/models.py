@@ -29,6 +29,7 @@ from mtf.spec import FusionSpec
 from mtf.store import Store
 
 METRIC_BATCH = 1000
+TAG_CHARACTERS = 5000
 # what MLflow says of a model or number that it does not know, and of an alias
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 REQUIREMENTS = ("numpy", "msgspec", "safetensors")
@@ -120,7 +121,8 @@ def tag_verdict(
 ) -> Version:
     """Write a gate report on a version: tags, the card, and `files` {artefact name: path} beside its run.
 
-    `verdict_baseline` is written last: a version that has it has all of the verdict against that baseline.
+    `verdict_baseline` is written last: a version that has it has all of the verdict against that baseline, and is left as it is
+    where it is this one.
     """
     client = connect(settings)
     found = find_version(settings, surface, version)
@@ -133,6 +135,8 @@ def tag_verdict(
         "verdict_reason": report["reason"],
         "verdict_baseline": baseline_sha,
     }
+    if not _fitting(tags).items() - found.tags.items():
+        return found
     for path in files.values():
         client.log_artifact(found.run_id, str(path), artifact_path="gate")
     for key, value in {"gate.lift": lift["mean"], "gate.lift_low": lift["low"], "gate.lift_high": lift["high"]}.items():
@@ -147,11 +151,13 @@ def tag_verdict(
 
 
 def tag_box(settings: Settings, surface: str, version: str, box: Exploration, path: Path) -> None:
-    """Keep a candidate's box, which comes into force at its promotion, with its version."""
+    """Keep a candidate's box, which comes into force at its promotion, with its version; nothing is done where it is there."""
     client = connect(settings)
     found = find_version(settings, surface, version)
-    client.log_artifact(found.run_id, str(path), artifact_path="exploration")
-    _tag(client, found, {"box": msgspec.json.encode(box).decode()})
+    encoded = msgspec.json.encode(box).decode()
+    if found.tags.get("box") != encoded:
+        client.log_artifact(found.run_id, str(path), artifact_path="exploration")
+        _tag(client, found, {"box": encoded})
 
 
 def tag(settings: Settings, surface: str, version: str, tags: Mapping[str, str]) -> None:
@@ -300,8 +306,13 @@ def _version(surface: str, found: Any) -> Version:
 
 
 def _tag(client: Any, version: Version, tags: Mapping[str, str]) -> None:
-    for key, value in tags.items():
-        client.set_model_version_tag(model_name(version.surface), version.version, key, value[:5000])
+    for key, value in _fitting(tags).items():
+        client.set_model_version_tag(model_name(version.surface), version.version, key, value)
+
+
+def _fitting(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags as MLflow takes them."""
+    return {key: value[:TAG_CHARACTERS] for key, value in tags.items()}
 
 
 def _flat(config: Mapping[str, object]) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mtf.registry.client import connect, model_name
 from mtf.registry.intents import intent_for_version
-from mtf.registry.models import Version
+from mtf.registry.models import TAG_CHARACTERS, Version
 from mtf.rollout.document import DeploymentDocument
 from mtf.rollout.documents import read_generation, read_latest
 from mtf.rollout.intents import Intent, is_written, new_id, read_answer, submit
@@ -31,7 +31,7 @@ def record_change(settings: Settings, before: DeploymentDocument, after: Deploym
         concerned.add(before.champion.version)
     for version in sorted(concerned & _versions(client, name)):
         client.set_model_version_tag(
-            name, version, "rollout", f"generation {change.generation}: {change.what}. {change.reason}"[:5000]
+            name, version, "rollout", f"generation {change.generation}: {change.what}. {change.reason}"[:TAG_CHARACTERS]
         )
     _bring_aliases(client, open_store(settings=settings), after)
 
@@ -120,7 +120,7 @@ def _pursue(settings: Settings, client: Any, store: Store, document: DeploymentD
         intent_id = _noted(client, store, surface, alias, version, _intent(settings, document, alias, version))
         return [f"alias {alias} -> version {version} became intent {intent_id}"]
     client.delete_model_version_tag(name, version, f"intent_{alias}")
-    client.set_model_version_tag(name, version, "rollout", f"refused: {answer.reason}"[:5000])
+    client.set_model_version_tag(name, version, "rollout", f"refused: {answer.reason}"[:TAG_CHARACTERS])
     if alias == CHAMPION:
         client.set_registered_model_alias(name, CHAMPION, document.champion.version)
     elif document.canary is None:

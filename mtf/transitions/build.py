@@ -30,7 +30,7 @@ from tqdm import tqdm
 from mtf.contracts import feedback_schema, requests_schema, transitions_schema
 from mtf.errors import InputError, IntegrityError, MtfError
 from mtf.fileio import folder_atomic, md5_file, sha256_file
-from mtf.logs.days import day_bounds, day_files, list_days, read_manifest
+from mtf.logs.days import day_bounds, day_files, list_days, next_day, read_manifest
 from mtf.spec import FusionSpec
 from mtf.transitions.pool import Build, built_days, pool_md5, read_build, write_pool
 
@@ -79,10 +79,10 @@ def build_day(
         for earlier in _unlogged(logs_dir, out_dir, dt):
             make.day(earlier)
         build = make.day(dt)
-        following = _next_day(dt)
+        following = next_day(dt)
         while read_build(out_dir, following) is not None and make.is_stale(following):
             make.day(following)
-            following = _next_day(following)
+            following = next_day(following)
         for later in _unlogged(logs_dir, out_dir, built_days(out_dir)[-1]):
             make.day(later)
         write_pool(out_dir)
@@ -334,7 +334,7 @@ def _unlogged(logs_dir: Path, out_dir: Path, until: str) -> list[str]:
     They are built from the carry alone, once a later day is: no log of theirs is to be waited for.
     """
     known = {*built_days(out_dir), *list_days(logs_dir)}
-    left = (_next_day(day) for day in built_days(out_dir) if (build := read_build(out_dir, day)) and build.carried)
+    left = (next_day(day) for day in built_days(out_dir) if (build := read_build(out_dir, day)) and build.carried)
     return [day for day in left if day < until and day not in known]
 
 
@@ -454,7 +454,3 @@ def _alone(out_dir: Path, spec: FusionSpec) -> Iterator[None]:
 
 def _day_before(dt: str) -> str:
     return str(datetime.date.fromisoformat(dt) - datetime.timedelta(days=1))
-
-
-def _next_day(dt: str) -> str:
-    return str(datetime.date.fromisoformat(dt) + datetime.timedelta(days=1))

@@ -250,12 +250,18 @@ def test_champion_back_to_the_previous_one_is_a_rollback(settings, surface, star
     assert reconcile(settings, surface) == []
 
 
-def test_every_move_of_a_person_counts_also_the_second_onto_a_version(settings, surface, started, tmp_path):
+@pytest.fixture
+def passed(settings, surface, started, tmp_path):
+    """A version that passed its gate against the champion; the aliases say what the document says."""
     version = train(settings, surface, tmp_path)
     judge(settings, version, started.champion.sha, tmp_path)
     reconcile(settings, surface)
+    return version
+
+
+def test_every_move_of_a_person_counts_also_the_second_onto_a_version(settings, surface, passed):
     ticking = controller(settings, surface)
-    for to in (version.version, "1", version.version, "1"):
+    for to in (passed.version, "1", passed.version, "1"):
         set_alias(settings, surface, "champion", to)
         assert "became intent" in reconcile(settings, surface)[0]
         assert ticking.tick().champion.version == to
@@ -263,39 +269,30 @@ def test_every_move_of_a_person_counts_also_the_second_onto_a_version(settings, 
         assert reconcile(settings, surface) == []
 
 
-def test_an_intent_that_was_carried_out_since_the_document_was_read_is_not_asked_again(settings, surface, started, tmp_path):
-    version = train(settings, surface, tmp_path)
-    judge(settings, version, started.champion.sha, tmp_path)
-    reconcile(settings, surface)
-    set_alias(settings, surface, "champion", version.version)
+def test_an_intent_that_was_carried_out_since_the_document_was_read_is_not_asked_again(settings, surface, passed):
+    set_alias(settings, surface, "champion", passed.version)
     reconcile(settings, surface)
     store = open_store(settings=settings)
     before = read_latest(store, surface)
     controller(settings, surface).tick()
-    assert _pursue(settings, connect(settings), store, before, "champion", version.version) == []
+    assert _pursue(settings, connect(settings), store, before, "champion", passed.version) == []
     assert open_intents(store, surface) == []
 
 
-def test_an_intent_that_was_noted_and_not_written_is_written_once(settings, surface, started, tmp_path):
-    version = train(settings, surface, tmp_path)
-    judge(settings, version, started.champion.sha, tmp_path)
-    reconcile(settings, surface)
-    set_alias(settings, surface, "champion", version.version)
-    note_intent(connect(settings), surface, "champion", version.version, "noted")  # and killed
+def test_an_intent_that_was_noted_and_not_written_is_written_once(settings, surface, passed):
+    set_alias(settings, surface, "champion", passed.version)
+    note_intent(connect(settings), surface, "champion", passed.version, "noted")  # and killed
     store = open_store(settings=settings)
     for _ in range(2):
         assert reconcile(settings, surface) == []
         assert [name for name, _ in open_intents(store, surface)] == ["noted"]
 
 
-def test_a_move_that_nobody_has_seen_survives_a_new_generation(settings, surface, started, tmp_path):
+def test_a_move_that_nobody_has_seen_survives_a_new_generation(settings, surface, passed):
     """A box changes, or a canary ends, in the two minutes until the next look."""
-    version = train(settings, surface, tmp_path)
-    judge(settings, version, started.champion.sha, tmp_path)
-    reconcile(settings, surface)
     ticking, store = controller(settings, surface), open_store(settings=settings)
-    submit(store, surface, intent_for_version(settings, surface, version.version, action="promote", by="t", reason="t"))
-    assert ticking.tick().champion.version == aliases(settings, surface)["champion"] == version.version
+    submit(store, surface, intent_for_version(settings, surface, passed.version, action="promote", by="t", reason="t"))
+    assert ticking.tick().champion.version == aliases(settings, surface)["champion"] == passed.version
     set_alias(settings, surface, "champion", "1")
     submit(store, surface, Intent(action="explore", exploration=box_in_force((0.1,) * 4)))
     assert ticking.tick().generation == 3
@@ -320,12 +317,9 @@ def test_an_answer_of_then_is_not_one_to_the_next_move(settings, surface, starte
     assert ticking.tick().champion.version == version.version
 
 
-def test_a_wait_costs_nothing_and_holds_no_rollback_up(settings, surface, started, tmp_path, monkeypatch):
+def test_a_wait_costs_nothing_and_holds_no_rollback_up(settings, surface, passed, monkeypatch):
     """A challenger that waits for its turn is not fetched again at every look."""
-    version = train(settings, surface, tmp_path)
-    judge(settings, version, started.champion.sha, tmp_path)
-    reconcile(settings, surface)
-    set_alias(settings, surface, "challenger", version.version)
+    set_alias(settings, surface, "challenger", passed.version)
     reconcile(settings, surface)
     module = sys.modules["mtf.registry.reconcile"]
     monkeypatch.setattr(module, "intent_for_version", lambda *_, **__: pytest.fail("the bundle was fetched"))
@@ -359,16 +353,13 @@ def test_a_move_of_a_version_that_did_not_pass_is_refused_and_moved_back(setting
     assert read_latest(open_store(settings=settings), surface).generation == 1
 
 
-def test_the_alias_challenger_by_hand_starts_a_canary_once(settings, surface, started, tmp_path):
-    version = train(settings, surface, tmp_path)
-    judge(settings, version, started.champion.sha, tmp_path)
-    reconcile(settings, surface)
-    set_alias(settings, surface, "challenger", version.version)
+def test_the_alias_challenger_by_hand_starts_a_canary_once(settings, surface, passed):
+    set_alias(settings, surface, "challenger", passed.version)
     reconcile(settings, surface)
     running = controller(settings, surface)
     document = running.tick()
-    assert document.canary.version == version.version
-    assert aliases(settings, surface) == {"champion": "1", "challenger": version.version}
+    assert document.canary.version == passed.version
+    assert aliases(settings, surface) == {"champion": "1", "challenger": passed.version}
     assert reconcile(settings, surface) == []
 
 

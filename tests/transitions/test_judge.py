@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -10,6 +11,7 @@ from mtf.commands.transitions import transitions
 from mtf.fileio import write_atomic
 from mtf.logs.days import write_day
 from mtf.pipeline import CriticalError, build_transitions
+from mtf.quality import Verdict
 from mtf.quality.transitions import read_transitions_verdict
 from mtf.settings import Settings
 from mtf.transitions.judge import judge_built
@@ -25,7 +27,8 @@ def settings(tmp_path):
     rows.SPEC.write(found.state_dir / "surfaces" / "feed" / "spec.json")
     for number, dt in enumerate(DAYS):
         write_day(found.logs_dir("feed"), dt, *rows.day(30, seed=number, dt=dt), rows.SPEC)
-        write_atomic(found.quality_dir("feed") / f"dt={dt}" / "r1" / "verdict.json", b'{"status": "pass"}')
+        verdict = Verdict(surface="feed", dt=dt, revision=1, status="pass", reasons=[], counts={})
+        write_atomic(found.quality_dir("feed") / f"dt={dt}" / "r1" / "verdict.json", msgspec.json.encode(verdict))
     return found
 
 
