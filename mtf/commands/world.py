@@ -202,6 +202,9 @@ def _echo_check(check: FitCheck) -> None:
     for setting in check.settings:
         click.echo(f"  MTF-GAUC {setting.name:<14} log {setting.log:.3f}   world {setting.world:.3f}")
     click.echo(f"  rank correlation of the seven settings: {check.rank_correlation:.2f}")
+    click.echo("\nHow much users differ: covariance of one user's outcomes on different days, log and world")
+    for t in check.together:
+        click.echo(f"  {t.head:<9} log {t.log:.5f} (se {t.se:.5f})   world {t.world:.5f}   ratio {t.world / t.log:.2f}")
 
 
 @world.command()
@@ -230,7 +233,7 @@ def oracle(folder: Path, out: Path, users: int, restarts: int, elasticity: float
     from mtf.world.world import World
 
     loaded = World.load(folder)
-    if elasticity is not None:
+    if elasticity is not None and elasticity != loaded.params.scalars.leave_elasticity:
         loaded = World(calibrate_leaving(loaded.params.with_scalars(leave_elasticity=elasticity)))
     with _bar("oracle", len(STEPS)) as step:
         found, policies = find(

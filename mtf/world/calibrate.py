@@ -14,6 +14,7 @@ from mtf.world.world import World
 
 DAY = "2026-05-01"
 SEED = 990_001
+SETTLED = 0.003
 
 
 @dataclass(frozen=True)
@@ -32,26 +33,34 @@ class Levels:
 def measure(params: WorldParams, sessions: int = 1500) -> Levels:
     """Play `sessions` sessions under the spec's start.
 
-    The number of requests a session is estimated as 1 / the mean hazard over requests (each session ends once, so the
-    hazards of its requests add up to 1 in expectation), which is far less noisy than counting.
+    The number of requests a session is estimated as the share of sessions that bedtime does not end, over the mean hazard
+    of requests (the hazards of a session add up, in expectation, to the chance that it ends by them): less noisy than counting.
     """
     world = World(params)
     users = world.sample_users(min(sessions, world.n_users), DAY, SEED)
     cohort = world.cohort(users, dt=DAY, seed=SEED, width=min(2048, len(users)))
-    rows, hazards = [], []
+    rows, hazards, cut = [], [], 0.0
     for seen, _, shown, feedback in play(cohort, bootstrap_policy(world.spec)):
         items = np.take_along_axis(seen.items, shown, 1)
         rows.append(world.expected(world.truth(users[seen.rows], items, cohort.mood[seen.rows]), items).reshape(-1, 5))
         hazards.append(feedback.hazard)
+        cut += float((1 - feedback.hazard[feedback.late]).sum(dtype=np.float64)) / len(users)
     watch, click, valid, like, interact = np.concatenate(rows).mean(axis=0, dtype=np.float64).tolist()
     mean_hazard = float(np.concatenate(hazards).mean(dtype=np.float64))
-    return Levels(click, valid, watch, like, interact, 1 / mean_hazard, mean_hazard)
+    return Levels(click, valid, watch, like, interact, (1 - cut) / mean_hazard, mean_hazard)
 
 
-def calibrate_leaving(params: WorldParams, *, rounds: int = 3, sessions: int = 1500) -> WorldParams:
-    """`leave_offset` such that sessions under the start last 1 / `leave_base` requests. Without elasticity: unchanged."""
+def calibrate_leaving(params: WorldParams, *, rounds: int = 12, sessions: int = 24_000) -> WorldParams:
+    """`leave_offset` such that sessions under the start last 1 / `leave_base` requests. Without elasticity: unchanged.
+
+    Steps until they do within SETTLED, `rounds` at most: hazards are bounded and bedtime ends some sessions, so a step
+    moves less than it aims at.
+    """
     for _ in range(rounds if params.scalars.leave_elasticity else 0):
-        params = _leaving_step(params, measure(params, sessions))
+        level = measure(params, sessions)
+        if abs(np.log(level.requests * params.scalars.leave_base)) < SETTLED:
+            break
+        params = _leaving_step(params, 1 / level.requests)
     return params
 
 
@@ -77,14 +86,17 @@ def calibrate_rates(
             intercept[HEADS.index(name)] += _logit(targets[name]) - _logit(getattr(level, name))
         params = params.with_scalars(true_intercept=tuple(intercept))
         if params.scalars.leave_elasticity:
-            params = _leaving_step(params, level)
+            params = _leaving_step(params, level.mean_hazard)
     progress("leaving")
-    return calibrate_leaving(params, rounds=1, sessions=3 * sessions)
+    if params.scalars.leave_elasticity:
+        params = _leaving_step(params, measure(params, 3 * sessions).mean_hazard)
+    return params
 
 
-def _leaving_step(params: WorldParams, level: Levels) -> WorldParams:
+def _leaving_step(params: WorldParams, rate: float) -> WorldParams:
+    """One step from leaving at `rate` to `leave_base`."""
     s = params.scalars
-    return params.with_scalars(leave_offset=s.leave_offset + float(np.log(s.leave_base / level.mean_hazard)) / s.leave_elasticity)
+    return params.with_scalars(leave_offset=s.leave_offset + float(np.log(s.leave_base / rate)) / s.leave_elasticity)
 
 
 def _logit(p: float) -> float:

@@ -39,7 +39,8 @@ class Observation:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What users did with the shown items, each [n, n_shown], which users then left, bool [n], and how likely that was, [n].
+    """What users did with the shown items, each [n, n_shown], which users then left, bool [n], how likely that was by itself,
+    [n], and for whom it was bedtime (who leave anyway), bool [n].
 
     ts_us: when each impression ended. watch_s, duration_s: seconds (duration NaN where unknown). The others: bool.
     """
@@ -54,6 +55,7 @@ class Feedback:
     interact: np.ndarray
     left: np.ndarray
     hazard: np.ndarray
+    late: np.ndarray
 
     def behaviours(self) -> np.ndarray:
         """float32 [n, n_shown, B] in the order of BEHAVIOURS."""
@@ -128,7 +130,7 @@ class Cohort:
         interact = u[..., 4] < sigmoid(eta[..., 4] + np.array(s.interact_class, np.float32)[kind])
         spent = np.minimum(np.cumsum(watch, axis=1, dtype=np.float64), LONGEST_REQUEST_S)
         impression_ts = seen.ts_us[:, None] + (spent * 1e6).astype(np.int64)
-        left, hazard = self._advance(
+        left, hazard, late = self._advance(
             rows, users, key, impression_ts[:, -1], items, satisfaction(classes[..., 2], p_like, p_interact), kind
         )
         feedback = Feedback(
@@ -142,6 +144,7 @@ class Cohort:
             interact=interact,
             left=left,
             hazard=hazard,
+            late=late,
         )
         self._history.update(rows, feedback.behaviours().mean(axis=1))
         return feedback
@@ -155,21 +158,25 @@ class Cohort:
         items: np.ndarray,
         pleasure: np.ndarray,
         kind: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Who leaves, bool [n], and how likely that was [n]. Sets the others' next request, and the next users in free places."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Who leaves, how likely that was, and for whom it is bedtime, each [n].
+
+        Sets the others' next request, and the next users in free places.
+        """
         s = self.world.params.scalars
         disappointment = (kind == 1).mean(axis=1, dtype=np.float32)
         hazard = self.world.hazard(users, pleasure.mean(axis=1), self.world.repetition(items), disappointment)
         left = draws.uniform(key, np.array(LEAVE_LANE)) < hazard
         pause = s.pause_low_s + (s.pause_high_s - s.pause_low_s) * draws.uniform(key, np.array(PAUSE_LANE)).astype(np.float64)
         self._ts_us[rows] = end_us + (pause * 1e6).astype(np.int64)
-        left |= self._ts_us[rows] > self._bedtime_us
+        late = self._ts_us[rows] > self._bedtime_us
+        left |= late
         self._step[rows] += 1
         staying = rows[~left]
         coming = np.arange(self._next, min(self._next + self._width - len(staying), len(self.users)))
         self._next += len(coming)
         self._playing = np.concatenate([staying, coming])
-        return left, hazard
+        return left, hazard, late
 
     def _request_key(self, rows: np.ndarray) -> np.ndarray:
         return draws.keys(self._key[rows], self._step[rows])

@@ -73,6 +73,7 @@ def _check(check: FitCheck) -> str:
             (level.head, level.group, f"{level.observed:.4f}", f"{level.predicted:.4f}", f"{level.se:.4f}", f"{z:+.1f}")
         )
     settings = [(escape(s.name), f"{s.log:.3f}", f"{s.world:.3f}") for s in check.settings]
+    together = [(t.head, f"{t.log:.5f}", f"{t.se:.5f}", f"{t.world:.5f}", f"{t.world / t.log:.2f}") for t in check.together]
     return "".join(
         (
             f"<h2>Against {check.rows:,} impressions of held-out days ({days})</h2>",
@@ -83,6 +84,8 @@ def _check(check: FitCheck) -> str:
             "<p>MTF-GAUC (label valid) of fusion weights: on the log, and on the world's draws for the same impressions; ",
             f"rank correlation {check.rank_correlation:.2f}.</p>",
             _table(("weights", "log", "world"), settings, numbers=(1, 2)),
+            "<p>How much users differ: covariance of one user's outcomes on different days, over the whole log.</p>",
+            _table(("outcome", "log", "se", "world", "ratio"), together, numbers=(1, 2, 3, 4)),
         )
     )
 

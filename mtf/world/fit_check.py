@@ -1,9 +1,12 @@
 """A fitted world against days of the log that its twin did not see.
 
-The twin is the response model fitted without every second of the later days. On those days: how well it orders and how well
-it is calibrated, by group of users, beside the scores (trained on the earlier days alone); and the MTF-GAUC of several fusion
-weights, once with the log's labels and once with labels that the world draws for the same impressions. A world that is like
-the log puts the weights in the same order.
+The twin is the response model fitted without every second of the later days: the mean over draws from its posterior. On those
+days: how well it orders and how well it is calibrated, by group of users, beside the scores (trained on the earlier days
+alone); and the MTF-GAUC of several fusion weights, once with the log's labels and once with labels that the world draws for
+the same impressions. A world that is like the log puts the weights in the same order.
+
+How much users differ is checked on all days: how much one user's outcomes on different days vary together, in the log and in the
+world's own outcomes for the same impressions. A world with less of it has less taste than its log.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit, logit
 
 from mtf.errors import InputError
 from mtf.evaluation.gauc import weighted_gauc
@@ -25,7 +29,11 @@ from mtf.world.params import CLASSES, HEADS
 from mtf.world.world import World
 
 QUADRATURE = 9
+TWINS = 24
+"""Draws from the twin's posterior that its chances are the mean of."""
+
 LABELS = ("click", "valid", "like", "interact")
+OUTCOMES = (*LABELS, "log watch")
 WEIGHTS = {
     "valid": (0, 1, 0, 0, 0),
     "click": (1, 0, 0, 0, 0),
@@ -69,6 +77,16 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Together:
+    """Covariance of one user's outcomes on different days: in the log, its standard error over users, in the world."""
+
+    head: str
+    log: float
+    se: float
+    world: float
+
+
+@dataclass(frozen=True)
 class FitCheck:
     """held_out: days, as YYYYMMDD; rows: impressions on them."""
 
@@ -77,6 +95,7 @@ class FitCheck:
     ordering: list[Ordering]
     levels: list[Level]
     settings: list[Setting]
+    together: list[Together]
 
     @property
     def rank_correlation(self) -> float:
@@ -96,7 +115,7 @@ def check_fit(log_path: Path, world: World, *, seed: int = 0) -> FitCheck:
     later = np.arange(scores.first_test_day, len(log.days))
     held_days = later[::2]
     held = np.isin(log.day, held_days)
-    twin = fit_response(_rows(log, ~held), design, None)
+    twin = fit_response(_rows(log, ~held), design, np.random.default_rng(seed), TWINS)
     chances = _chances(twin, log.user[held], log.item[held], design)
     return FitCheck(
         held_out=tuple(log.days[d] for d in held_days),
@@ -104,6 +123,7 @@ def check_fit(log_path: Path, world: World, *, seed: int = 0) -> FitCheck:
         ordering=[_ordering(head, log, held, scores, chances, design) for head in LABELS],
         levels=[level for head in LABELS for level in _levels(head, log, held, chances)],
         settings=_settings(log, held, scores, world, design, seed),
+        together=_together(log, world, seed),
     )
 
 
@@ -113,7 +133,13 @@ def _rows(log: KuaiRand, keep: np.ndarray) -> KuaiRand:
 
 
 def _chances(twin: ResponseTables, user: np.ndarray, item: np.ndarray, design: Design) -> dict[str, np.ndarray]:
-    """Chances [n] of each label, averaged over the day's effect."""
+    """Chances [n] of each label, averaged over the twin's draws and the day's effect."""
+    n_users = len(design.pair_tag)
+    draws = [_drawn_chances(twin, user + k * n_users, item, design) for k in range(len(twin.user) // n_users)]
+    return {label: np.mean([chances[label] for chances in draws], axis=0) for label in LABELS}
+
+
+def _drawn_chances(twin: ResponseTables, user: np.ndarray, item: np.ndarray, design: Design) -> dict[str, np.ndarray]:
     eta = twin.eta(user, item, design)
     node, share = np.polynomial.hermite_e.hermegauss(QUADRATURE)
     share = share / share.sum()
@@ -165,9 +191,7 @@ def _settings(log: KuaiRand, held: np.ndarray, scores: ScoreTables, world: World
     eta = scores.eta(user, item, design).astype(np.float32)
     seen = 1 / (1 + np.exp(-eta))
     seen[:, HEADS.index("watch")] = np.expm1(np.clip(eta[:, HEADS.index("watch")], 0, np.log1p(spec.watch_cap_s)))
-    mood = rng.standard_normal((len(log.user_key) * len(log.days), len(HEADS)), np.float32)
-    mood *= np.array(world.params.scalars.day_sd, np.float32)
-    truth = world.truth(user, item[:, None], mood[user * len(log.days) + day])[:, 0]
+    truth = world.truth(user, item[:, None], _moods(log, world, rng)[user * len(log.days) + day])[:, 0]
     classes = world.chances(truth)[0]
     drawn = rng.random(len(user)) < classes[:, 2]
     biases = np.array(spec.bias_low)
@@ -178,3 +202,43 @@ def _settings(log: KuaiRand, held: np.ndarray, scores: ScoreTables, world: World
         found = [weighted_gauc(user, label, fused, np.ones(len(user))) for label in (log.valid[held], drawn)]
         out.append(Setting(name, *(np.nan if f is None else f.value for f in found)))
     return out
+
+
+def _together(log: KuaiRand, world: World, seed: int) -> list[Together]:
+    rng, n_users, n_days = np.random.default_rng(seed), len(log.user_key), len(log.days)
+    copies = world.n_users // n_users
+    played: dict[str, list[float]] = {head: [] for head in OUTCOMES}
+    for copy in range(copies):
+        truth = world.truth(log.user + copy * n_users, log.item[:, None], _moods(log, world, rng)[log.user * n_days + log.day])[
+            :, 0
+        ]
+        # chances vary together as the outcomes drawn with them do, with less noise
+        classes, like, interact = world.chances(truth)
+        kind = (rng.random(len(log.user))[:, None] > classes[:, :2].cumsum(axis=1)).sum(axis=1)
+        place = expit(truth[:, HEADS.index("watch")] + logit(rng.random(len(log.user))))
+        seconds = world.watch_s(kind, world.params.item_bucket[log.item].astype(np.int64), place)
+        outcomes = (1 - classes[:, 0], classes[:, 2], like, interact, np.log1p(seconds))
+        for head, outcome in zip(OUTCOMES, outcomes, strict=True):
+            played[head].append(_apart(outcome.astype(float), log.user, log.day)[0])
+    logged = (log.click, log.valid, log.like, log.interact, np.log1p(log.watch_s))
+    found = (_apart(outcome.astype(float), log.user, log.day) for outcome in logged)
+    return [Together(head, value, se, float(np.mean(played[head]))) for head, (value, se) in zip(OUTCOMES, found, strict=True)]
+
+
+def _apart(y: np.ndarray, user: np.ndarray, day: np.ndarray) -> tuple[float, float]:
+    """(covariance, standard error over users) of y [n] over the pairs of one user's rows on different days."""
+    rest, n_users, n_days = y - y.mean(), int(user.max()) + 1, int(day.max()) + 1
+
+    def of_user(rows: np.ndarray) -> np.ndarray:
+        daily = np.bincount(user * n_days + day, rows, n_users * n_days).reshape(n_users, n_days)
+        return np.asarray(daily.sum(axis=1) ** 2 - (daily**2).sum(axis=1))
+
+    product, pairs = of_user(rest), of_user(np.ones(len(y)))
+    value = float(product.sum() / pairs.sum())
+    return value, float(np.sqrt(((product - value * pairs) ** 2).sum()) / pairs.sum())
+
+
+def _moods(log: KuaiRand, world: World, rng: np.random.Generator) -> np.ndarray:
+    """float32 [U * days, H]: a day's effect on each user."""
+    mood = rng.standard_normal((len(log.user_key) * len(log.days), len(HEADS)), np.float32)
+    return mood * np.array(world.params.scalars.day_sd, np.float32)

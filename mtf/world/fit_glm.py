@@ -55,28 +55,39 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted model: coefficients theta, linear predictor eta [n], mean response [n] and Fisher weight [n] of its rows."""
+    """A fitted model: coefficients theta, linear predictor eta [n], mean response [n] and Fisher weight [n] of its rows.
+
+    offset [n] or 0: the part of eta that was given.
+    """
 
     blocks: tuple[Block, ...]
     theta: dict[str, np.ndarray]
     eta: np.ndarray
     mean: np.ndarray
     weight: np.ndarray
+    offset: np.ndarray | float
 
     def values(self, name: str) -> np.ndarray:
         """What each cell of the block adds, [m]."""
         return next(b for b in self.blocks if b.name == name).values(self.theta[name])
 
 
-def fit(y: np.ndarray, blocks: Sequence[Block], *, family: Family = "logistic", noise_variance: float = 1.0) -> Fit:
-    """The mode of the posterior of y [n] (0/1, or real with `noise_variance`), by Newton steps.
+def fit(
+    y: np.ndarray,
+    blocks: Sequence[Block],
+    *,
+    family: Family = "logistic",
+    noise_variance: float = 1.0,
+    offset: np.ndarray | float = 0.0,
+) -> Fit:
+    """The mode of the posterior of y [n] (0/1, or real with `noise_variance`), by Newton steps; `offset` is known of eta.
 
     Each step is solved by conjugate gradients with the Hessian's diagonal as preconditioner, and halved until the loss falls.
     """
     y = np.asarray(y, float)
-    system = _System(tuple(blocks))
+    system = _System(tuple(blocks), offset)
     theta = np.zeros(system.width)
-    loss, mean, weight = _state(y, system.predict(theta), family, noise_variance)
+    loss, mean, weight = _state(y, offset + system.predict(theta), family, noise_variance)
     for _ in range(NEWTON_STEPS):
         slope = system.gather((y - mean) * _unit(family, noise_variance)) - system.precision * theta
         step = system.solve(weight, slope, tolerance=NEWTON_TOLERANCE)
@@ -84,7 +95,7 @@ def fit(y: np.ndarray, blocks: Sequence[Block], *, family: Family = "logistic", 
         size, penalty = 1.0, 0.5 * float(theta @ (system.precision * theta))
         while True:
             trial = theta + size * step
-            new = _state(y, system.predict(trial), family, noise_variance)
+            new = _state(y, offset + system.predict(trial), family, noise_variance)
             fall = loss + penalty - new[0] - 0.5 * float(trial @ (system.precision * trial))
             if fall >= 0 or size < SMALLEST_STEP:
                 break
@@ -102,7 +113,7 @@ def draw(mode: Fit, rng: np.random.Generator) -> Fit:
     The Hessian is P + X' W X, P the prior precisions; so a normal vector with that covariance is P^(1/2) e1 + X' W^(1/2) e2,
     and solving the Hessian for it gives the deviation (perturbation sampling; Papandreou and Yuille, NIPS 2010).
     """
-    system = _System(mode.blocks)
+    system = _System(mode.blocks, mode.offset)
     noise = rng.standard_normal(system.width) * np.sqrt(system.precision)
     noise += system.gather(rng.standard_normal(len(mode.eta)) * np.sqrt(mode.weight))
     away = system.solve(mode.weight, noise, tolerance=DRAW_TOLERANCE)
@@ -112,8 +123,8 @@ def draw(mode: Fit, rng: np.random.Generator) -> Fit:
 class _System:
     """The blocks as one vector of coefficients."""
 
-    def __init__(self, blocks: tuple[Block, ...]) -> None:
-        self.blocks = blocks
+    def __init__(self, blocks: tuple[Block, ...], offset: np.ndarray | float) -> None:
+        self.blocks, self.offset = blocks, offset
         ends = np.cumsum([0, *(b.width for b in blocks)])
         self.parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
         self.width = int(ends[-1])
@@ -151,7 +162,7 @@ class _System:
 
     def fit(self, theta: np.ndarray, mean: np.ndarray, weight: np.ndarray) -> Fit:
         parts = {b.name: theta[part] for b, part in zip(self.blocks, self.parts, strict=True)}
-        return Fit(blocks=self.blocks, theta=parts, eta=self.predict(theta), mean=mean, weight=weight)
+        return Fit(self.blocks, parts, self.offset + self.predict(theta), mean, weight, self.offset)
 
 
 def _unit(family: Family, noise_variance: float) -> float:

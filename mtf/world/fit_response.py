@@ -4,31 +4,32 @@
     them); like and interaction given the class.
 
 Each step has the fixed effects of `fit_design` and normal effects of user, video, (user, tag), (user, duration bucket) and
-(user, day). Their variances come from pairs of residuals on different days. A *draw* is taken and not the mean: the mean
-shrinks every user towards the average, so that a world made of means has less taste in it than its users. Where a logged
-user stands for several simulated ones, each has a draw of its own; videos and levels are those of the first.
+(user, day). The variances of these come from pairs of residuals on different days; the fixed effects are fitted beside them,
+and set to the level at which the chances, averaged over all others, are the log's; then come the others, given that level. A
+user's effects on the five steps go together: who clicks much also watches longer what he clicks.
+
+A *draw* is taken and not the mean: the mean shrinks every user towards the average, so that a world made of means has less
+taste in it than its users. Where a logged user stands for several simulated ones, each has a draw of his own; videos and
+levels are shared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from mtf.world.fit_design import N_BUCKETS, Design
-from mtf.world.fit_glm import Block, Family, Fit, draw, fit, pair_sums
+from mtf.world.fit_draw import Effects, Observed, draw_effects
+from mtf.world.fit_glm import Block, Fit, fit
+from mtf.world.fit_moments import Residuals, conditional_level, effect_variances, user_covariance
 from mtf.world.kuairand import WATCH_CAP_S, KuaiRand
 from mtf.world.params import CLASSES, HEADS, VALID_S
 
-EFFECTS = ("user", "user_tag", "user_duration", "day", "item")
 RARE = ("like", "interact")
 LOGISTIC_VARIANCE = float(np.pi**2 / 3)
-VARIANCE_LOW, VARIANCE_HIGH = 1e-3, 1.0
 N_QUANTILES = 129
 FEW_ROWS = 100
-QUADRATURE = 5
-HALVINGS = 16
 TINY_S = 0.001
 
 
@@ -36,7 +37,8 @@ TINY_S = 0.001
 class ResponseTables:
     """The truth's tables (see params.py): intercept [5], user [N, 5], item [V, 5], user_tag [N, T, 5],
     user_duration [N, D, 5], like_class and interact_class [3], day_sd [5], watch_quantiles [3, D, Q];
-    variance {head: {effect: variance}} as estimated. N = copies * U: the logged users in their order, copy after copy.
+    variance {head: {effect: variance}} and covariance [5, 5] of a user's effects, as estimated.
+    N = copies * U: the logged users in their order, copy after copy.
     """
 
     intercept: np.ndarray
@@ -49,6 +51,7 @@ class ResponseTables:
     day_sd: np.ndarray
     watch_quantiles: np.ndarray
     variance: dict[str, dict[str, float]]
+    covariance: np.ndarray
 
     def eta(self, user: np.ndarray, item: np.ndarray, design: Design) -> np.ndarray:
         """Linear predictors [n, 5] of rows (user, item), without a day's effect."""
@@ -56,11 +59,8 @@ class ResponseTables:
         return self.intercept + self.user[user] + self.item[item] + by_tag + by_duration
 
 
-def fit_response(log: KuaiRand, design: Design, rng: np.random.Generator | None, copies: int = 1) -> ResponseTables:
-    """Fit the chain to all rows, draw `copies` times, and recalibrate the intercepts by deciles of the users' history.
-
-    rng None: the posterior's mode instead of a draw, the best prediction of each user's responses.
-    """
+def fit_response(log: KuaiRand, design: Design, rng: np.random.Generator, copies: int = 1) -> ResponseTables:
+    """Fit the chain to all rows and draw `copies` times."""
     rows = {head: log.click if head == "valid" else np.ones(len(log.click), bool) for head in HEADS}
     class_ = log.response_class
     outcome = {
@@ -71,137 +71,101 @@ def fit_response(log: KuaiRand, design: Design, rng: np.random.Generator | None,
         "interact": log.interact.astype(float),
     }
     heads = [
-        _fit_head(head, outcome[head][rows[head]], rows[head], class_ if head in RARE else None, log, design, rng, copies)
+        _fixed_effects(head, outcome[head][rows[head]], rows[head], class_ if head in RARE else None, log, design)
         for head in HEADS
     ]
-    stacked = {name: np.stack([h.tables[name] for h in heads], axis=-1) for name in ("user", "item", "user_tag", "user_duration")}
-    day_sd = np.sqrt([h.variance["day"] for h in heads])
-    watch = HEADS.index("watch")
-    tables = {name: stacked[name][..., watch] for name in stacked}
-    cell = design.bucket[log.item]
-    watch_eta = tables["user"][log.user] + tables["item"][log.item]
-    watch_eta += tables["user_tag"][log.user, design.tag[log.item]] + tables["user_duration"][log.user, cell]
-    by_head = dict(zip(HEADS, heads, strict=True))
+    covariance = user_covariance([head.residuals for head in heads])
+    drawn, moved = draw_effects([head.observed for head in heads], covariance, rng, copies)
+    by_copy = [[_tables(*both, design, rng) for both in zip(heads, effects, strict=True)] for effects in drawn]
+    stacked = {
+        name: np.concatenate([np.stack([tables[name] for tables in copy], axis=-1) for copy in by_copy])
+        for name in ("user", "user_tag", "user_duration")
+    }
+    by_class = [head.by_class(class_) for head in heads]
+    watch, cell = HEADS.index("watch"), design.bucket[log.item]
+    first = by_copy[0][watch]
+    watch_eta = first["user"][log.user] + first["item"][log.item]
+    watch_eta += first["user_tag"][log.user, design.tag[log.item]] + first["user_duration"][log.user, cell]
+    day_sd = np.sqrt([head.variance["day"] for head in heads])
     return ResponseTables(
-        intercept=np.array([h.intercept for h in heads]),
-        like_class=by_head["like"].by_class,
-        interact_class=by_head["interact"].by_class,
+        intercept=np.array([h.intercept + m + mean for h, m, (mean, _) in zip(heads, moved, by_class, strict=True)]),
+        like_class=by_class[HEADS.index("like")][1],
+        interact_class=by_class[HEADS.index("interact")][1],
         day_sd=day_sd,
         watch_quantiles=_watch_quantiles(log.watch_s, class_, cell, watch_eta, float(day_sd[watch])),
-        variance={head: h.variance for head, h in by_head.items()},
+        item=np.stack([tables["item"] for tables in by_copy[0]], axis=-1),
+        variance={name: head.variance for name, head in zip(HEADS, heads, strict=True)},
+        covariance=covariance,
         **stacked,
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Head:
-    tables: dict[str, np.ndarray]
+    """A head whose own effects are still to be drawn.
+
+    scale: what the fixed effects are multiplied by (`conditional_level`). cells: {effect: (of each row, keys)}.
+    """
+
+    fixed: Fit
+    scale: float
     intercept: float
-    by_class: np.ndarray
+    cells: dict[str, tuple[np.ndarray, np.ndarray]]
     variance: dict[str, float]
+    residuals: Residuals
+    observed: Observed
+
+    def by_class(self, class_: np.ndarray) -> tuple[float, np.ndarray]:
+        """(mean, deviations from it [3]) of what a response's class adds."""
+        if "class" not in self.fixed.theta:
+            return 0.0, np.zeros(len(CLASSES))
+        adds = self.scale * self.fixed.theta["class"]
+        mean = float(adds @ np.bincount(class_, minlength=len(CLASSES))) / len(class_)
+        return mean, adds - mean
 
 
-def _fit_head(
-    head: str,
-    y: np.ndarray,
-    rows: np.ndarray,
-    class_: np.ndarray | None,
-    log: KuaiRand,
-    design: Design,
-    rng: np.random.Generator | None,
-    copies: int,
-) -> _Head:
+def _fixed_effects(head: str, y: np.ndarray, rows: np.ndarray, class_: np.ndarray | None, log: KuaiRand, design: Design) -> _Head:
     user, item, day = log.user[rows], log.item[rows], log.day[rows]
-    n_users, n_items = len(log.user_key), len(log.item_key)
     tag, bucket = design.tag[item], design.bucket[item]
-    family: Family = "normal" if head == "watch" else "logistic"
-    noise = LOGISTIC_VARIANCE if head == "watch" else 1.0
+    logistic = head != "watch"
     blocks = design.blocks(user, item)
     if class_ is not None:
         blocks.append(Block("class", class_[rows], len(CLASSES), 10.0))
-    fixed = fit(y, blocks, family=family, noise_variance=noise)
-    variance = effect_variances(y - fixed.mean, fixed.weight * noise, user, item, day, tag, bucket, rare=head in RARE)
+    alone = _fit(y, blocks, logistic)
+    variance = effect_variances(y, alone.eta, user, item, day, tag, bucket, logistic=logistic)
+    total = sum(variance.values())
+    residuals = Residuals.of(y, alone.eta, user, day, variance, logistic)
+    if not logistic:
+        # ranks are logistic with the effects in them; the world adds the effects to a logistic
+        grown = LOGISTIC_VARIANCE / max(float(np.var(y - alone.mean)) - total, LOGISTIC_VARIANCE / 2)
+        y, variance = y * np.sqrt(grown), {name: v * grown for name, v in variance.items()}
+        residuals = residuals.scaled(float(np.sqrt(grown)))
     cells: dict[str, tuple[np.ndarray, np.ndarray]] = {
-        "user": (user, np.arange(n_users)),
-        "item": (item, np.arange(n_items)),
+        "user": (user, np.arange(len(log.user_key))),
         "user_tag": _seen(user * len(design.tag_names) + tag),
         "user_duration": _seen(user * N_BUCKETS + bucket),
         "day": _seen(user * (int(day.max()) + 1) + day),
+        "item": (item, np.arange(len(log.item_key))),
     }
-    blocks += [Block(name, cell[0], len(cell[1]), variance[name]) for name, cell in cells.items()]
-    mode = fit(y, blocks, family=family, noise_variance=noise)
-    draws = [mode if rng is None else draw(mode, rng) for _ in range(copies)]
-    parts = [_draw_tables(drawn, design, cells, variance, rng) for drawn in draws]
-    intercept, by_class = float(draws[0].theta["intercept"][0]), np.zeros(len(CLASSES))
-    if class_ is not None:
-        shares = np.bincount(class_[rows], minlength=len(CLASSES)) / len(y)
-        mean = float(draws[0].theta["class"] @ shares)
-        intercept, by_class = intercept + mean, draws[0].theta["class"] - mean
-    for tables in parts if family == "logistic" else ():
-        eta = intercept + tables["user"][user] + parts[0]["item"][item]
-        eta += tables["user_tag"][user, tag] + tables["user_duration"][user, bucket]
-        if class_ is not None:
-            eta += by_class[class_[rows]]
-        shift = _recalibrate(y, eta, design.decile[user], int(design.decile.max()) + 1, variance["day"])
-        tables["user"] += shift[design.decile]
-    if family == "normal":
-        # the quantile tables are centred on eta themselves
-        intercept = 0.0
-    tables = {name: np.concatenate([part[name] for part in parts]) for name in ("user", "user_tag", "user_duration")}
-    tables["item"] = parts[0]["item"]
-    return _Head(tables=tables, intercept=intercept, by_class=by_class, variance=variance)
+    effects = [Block(name, cell, len(keys), variance[name]) for name, (cell, keys) in cells.items()]
+    # beside the users' own effects: what differs within users is not what differs between them
+    fixed = _fit(y, [*blocks, *effects], logistic)
+    eta = np.asarray(sum(fixed.values(b.name)[b.cell] for b in blocks))
+    level, scale = conditional_level(eta, alone.mean, total) if logistic else (0.0, 1.0)
+    return _Head(
+        fixed=fixed,
+        scale=scale,
+        # the watch quantiles are centred on the predictors themselves
+        intercept=level + scale * float(fixed.theta["intercept"][0]) if logistic else 0.0,
+        cells=cells,
+        variance=variance,
+        residuals=residuals,
+        observed=Observed(y, user, item, level + scale * eta, effects, None if logistic else LOGISTIC_VARIANCE),
+    )
 
 
-def effect_variances(
-    residual: np.ndarray,
-    weight: np.ndarray,
-    user: np.ndarray,
-    item: np.ndarray,
-    day: np.ndarray,
-    tag: np.ndarray,
-    bucket: np.ndarray,
-    *,
-    rare: bool,
-) -> dict[str, float]:
-    """Variances of the effects on eta, from products of residuals of pairs of rows (moments; all arrays [n]).
-
-    Two rows of a user on different days share the user's effect; where the tag is the same too, also that of (user, tag);
-    and so on. To first order E[r_i r_j] = w_i w_j * (sum of the variances of what they share), which is a linear system.
-    For rare outcomes (small p) the product is p_i p_j (exp(variance) - 1) instead, whence the logarithm.
-    """
-    n_days, n_tags, n_buckets = int(day.max()) + 1, int(tag.max()) + 1, int(bucket.max()) + 1
-    keys = {
-        "user": user,
-        "user_tag": user * n_tags + tag,
-        "user_duration": user * n_buckets + bucket,
-        "both": (user * n_tags + tag) * n_buckets + bucket,
-    }
-
-    def apart(key: np.ndarray) -> tuple[float, float]:
-        all_, same_day = pair_sums(residual, weight, key), pair_sums(residual, weight, key * n_days + day)
-        return all_[0] - same_day[0], all_[1] - same_day[1]
-
-    def together(key: np.ndarray) -> tuple[float, float]:
-        all_ = pair_sums(residual, weight, key * n_days + day)
-        return all_[0] - float(residual @ residual), all_[1] - float(weight @ weight)
-
-    far, near = {k: apart(v) for k, v in keys.items()}, {k: together(v) for k, v in keys.items()}
-    shared = {name: i for i, name in enumerate(("user", "user_tag", "user_duration", "day"))}
-    system = np.zeros((4, 4))
-    system[shared["user"], :3] = [far["user"][1], far["user_tag"][1], far["user_duration"][1]]
-    system[shared["user_tag"], :3] = [far["user_tag"][1], far["user_tag"][1], far["both"][1]]
-    system[shared["user_duration"], :3] = [far["user_duration"][1], far["both"][1], far["user_duration"][1]]
-    system[shared["day"]] = [near["user"][1], near["user_tag"][1], near["user_duration"][1], near["user"][1]]
-    target = np.array([far["user"][0], far["user_tag"][0], far["user_duration"][0], near["user"][0]])
-    solved = np.linalg.lstsq(system / max(system.max(), 1e-12), target / max(system.max(), 1e-12), rcond=None)[0]
-    found = {name: float(solved[i]) for name, i in shared.items()}
-    # the same video, seen by different users
-    all_, same_user = pair_sums(residual, weight, item), pair_sums(residual, weight, item * (int(user.max()) + 1) + user)
-    pairs = all_[1] - same_user[1]
-    found["item"] = (all_[0] - same_user[0]) / pairs if pairs > 0 else 0.0
-    if rare:
-        found = {name: float(np.log1p(max(v, 0.0))) for name, v in found.items()}
-    return {name: float(np.clip(found[name], VARIANCE_LOW, VARIANCE_HIGH)) for name in EFFECTS}
+def _fit(y: np.ndarray, blocks: list[Block], logistic: bool) -> Fit:
+    return fit(y, blocks) if logistic else fit(y, blocks, family="normal", noise_variance=LOGISTIC_VARIANCE)
 
 
 def _seen(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -210,39 +174,17 @@ def _seen(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cell, keys
 
 
-def _draw_tables(
-    drawn: Fit,
-    design: Design,
-    cells: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    variance: dict[str, float],
-    rng: np.random.Generator | None,
-) -> dict[str, np.ndarray]:
-    """Fixed and drawn effects as tables; a pair that the log never saw is a draw from its prior (its mode without rng)."""
-    tables = design.tables(drawn)
-    tables["user"] = tables["user"] + drawn.theta["user"]
-    tables["item"] = tables["item"] + drawn.theta["item"]
+def _tables(head: _Head, effects: Effects, design: Design, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Fixed and drawn effects as tables; a pair that the log never saw is a draw from its prior ."""
+    tables = {name: head.scale * table for name, table in design.tables(head.fixed).items()}
+    tables["user"] = tables["user"] + effects["user"]
+    tables["item"] = tables["item"] + effects["item"]
     for name in ("user_tag", "user_duration"):
         size = tables[name].size
-        own = np.zeros(size) if rng is None else rng.standard_normal(size) * np.sqrt(variance[name])
-        own[cells[name][1]] = drawn.theta[name]
+        own = rng.standard_normal(size) * np.sqrt(head.variance[name])
+        own[head.cells[name][1]] = effects[name]
         tables[name] = tables[name] + own.reshape(tables[name].shape)
     return tables
-
-
-def _recalibrate(y: np.ndarray, eta: np.ndarray, group: np.ndarray, n_groups: int, day_variance: float) -> np.ndarray:
-    """Shifts [n_groups] of eta that make the mean response of each group, over days, that of y (+ half a row of prior)."""
-    node, share = np.polynomial.hermite_e.hermegauss(QUADRATURE)
-    share = share / share.sum()
-    rows = np.maximum(np.bincount(group, minlength=n_groups), 1)
-    target = (np.bincount(group, y, n_groups) + y.mean()) / (rows + 1)
-    low, high = np.full(n_groups, -4.0), np.full(n_groups, 4.0)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        eta_here = eta + middle[group]
-        chance = sum(w / (1 + np.exp(-(eta_here + np.sqrt(day_variance) * x))) for x, w in zip(node, share, strict=True))
-        mean = np.bincount(group, chance, n_groups) / rows
-        low, high = np.where(mean < target, middle, low), np.where(mean < target, high, middle)
-    return np.where(np.bincount(group, minlength=n_groups) > 0, (low + high) / 2, 0.0)
 
 
 def _rank_logits(watch_s: np.ndarray, cell: np.ndarray) -> np.ndarray:

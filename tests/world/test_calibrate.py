@@ -24,15 +24,16 @@ def test_levels_are_what_happens_in_play_without_its_noise(params):
         assert getattr(level, name) == pytest.approx(played, abs=12 * np.sqrt(played / len(rows)))
     assert level.watch_s == pytest.approx(watch, rel=0.05)
     assert level.requests == pytest.approx(len(rows) / world.spec.n_shown / n, rel=0.06)
-    assert level.requests == pytest.approx(1 / level.mean_hazard)
+    # bedtime ends few
+    assert 0.95 < level.requests * level.mean_hazard <= 1
 
 
 @pytest.mark.parametrize("shift", [-0.4, 0.4])
 def test_a_session_lasts_as_long_as_it_should_again(params, shift):
     moved = params.with_scalars(leave_offset=params.scalars.leave_offset + shift)
-    assert abs(np.log(measure(moved, 600).mean_hazard / params.scalars.leave_base)) > 0.2
-    back = calibrate_leaving(moved, rounds=3, sessions=600)
-    assert measure(back, 600).mean_hazard == pytest.approx(params.scalars.leave_base, rel=0.03)
+    assert abs(np.log(measure(moved, 600).requests * params.scalars.leave_base)) > 0.15
+    back = calibrate_leaving(moved, sessions=600)
+    assert measure(back, 600).requests == pytest.approx(1 / params.scalars.leave_base, rel=0.004)
 
 
 def test_without_elasticity_there_is_nothing_to_calibrate(params):
