@@ -1,9 +1,9 @@
 """A fitted world against days of the log that its twin did not see.
 
-The twin is the response model fitted without every second of the later days: the mean over draws from its posterior. On those
-days: how well it orders and how well it is calibrated, by group of users, beside the scores (trained on the earlier days
-alone); and the MTF-GAUC of several fusion weights, once with the log's labels and once with labels that the world draws for
-the same impressions. A world that is like the log puts the weights in the same order.
+The twin is the response model fitted without every second of the later days: the mean over draws of its users (videos and
+levels are drawn once). On those days: how well it orders and how well it is calibrated, by group of users, beside the scores
+(trained on the earlier days alone); and the MTF-GAUC of several fusion weights, once with the log's labels and once with labels
+that the world draws for the same impressions. A world that is like the log puts the weights in the same order.
 
 How much users differ is checked on all days: how much one user's outcomes on different days vary together, in the log and in the
 world's own outcomes for the same impressions. A world with less of it has less taste than its log.
@@ -48,7 +48,7 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Ordering:
-    """AUC of a head on the held-out impressions: of the scores and of the twin. rows: impressions with the label."""
+    """AUC of a head on the held-out impressions: of the scores and of the twin. positives: impressions with the label."""
 
     head: str
     scores: float

@@ -46,8 +46,8 @@ def draw_effects(
 ) -> tuple[list[list[Effects]], np.ndarray]:
     """(`copies` draws [copies][heads] {block: effects [m]}, what each head's level was moved by [heads]).
 
-    covariance [heads, heads]: of a user's effects. Videos' effects and levels are those of the first draw in all of them. While
-    the chain forgets where it began, levels are moved until a draw has the log's mean response.
+    covariance [heads, heads]: of a user's effects. Videos' effects and levels are those of the first draw in all of them. In the
+    first half of what the chain takes to forget where it began, levels are moved until a draw has the log's mean response.
     """
     level = np.zeros(len(heads))
     effects = [_begin(head, rng) for head in heads]
@@ -146,7 +146,7 @@ def slice_sampled(
     draws all effects from their joint normal prior, of mean 0.
     """
     n_owners = 1 + max(int(part.owner.max()) for part in parts)
-    owners = [{b.name: _owner_of_cell(b, part.owner) for b in part.blocks} for part in parts]
+    owners = [{b.name: _owner_of_cell(b, part.owner, n_owners) for b in part.blocks} for part in parts]
     current = [{name: own[name] for name in of} for own, of in zip(effects, owners, strict=True)]
     for _ in range(sweeps):
         other = prior()
@@ -174,8 +174,8 @@ def slice_sampled(
     return current
 
 
-def _owner_of_cell(block: Block, owner: np.ndarray) -> np.ndarray:
-    """int64 [m]. A cell without rows may turn with any owner, since its draws are the prior's at every angle."""
-    out = np.arange(block.n_cells) % (int(owner.max()) + 1)
+def _owner_of_cell(block: Block, owner: np.ndarray, n_owners: int) -> np.ndarray:
+    """int64 [m]. A user's cell is the user's, with rows or without: it turns with what the other parts say of him."""
+    out = np.arange(block.n_cells) % n_owners
     out[block.cell] = owner
     return out

@@ -136,12 +136,16 @@ class Residuals:
 
 
 def user_covariance(heads: Sequence[Residuals]) -> np.ndarray:
-    """Covariance [H, H] of a user's effects on the heads: from residuals of two heads on different days, positive definite."""
+    """Covariance [H, H] of a user's effects on the heads: from residuals of two heads on different days, positive definite.
+
+    0 where no user has both heads on different days, or where one of the two hardly varies.
+    """
     size = len(heads)
     out = np.diag([head.variance for head in heads])
     for i in range(size):
         for j in range(i):
-            out[i, j] = out[j, i] = _covariance(heads[i], heads[j])
+            if min(heads[i].variance, heads[j].variance) > VARIANCE_LOW:
+                out[i, j] = out[j, i] = _covariance(heads[i], heads[j])
     scale = np.sqrt(np.diag(out))
     values, vectors = np.linalg.eigh(out / np.outer(scale, scale))
     near = (vectors * np.maximum(values, CORRELATION_LOW)) @ vectors.T
@@ -164,6 +168,8 @@ def _covariance(one: Residuals, other: Residuals) -> float:
     def gap(s: float) -> float:
         return sum(c * s**k for k, c in enumerate(known, 1)) - seen
 
+    if known[0] == 0:
+        return 0.0
     most = MOST_CORRELATED * math.sqrt(one.variance * other.variance)
     if gap(-most) * gap(most) >= 0:
         return most if abs(gap(most)) < abs(gap(-most)) else -most

@@ -5,8 +5,8 @@
 
 Each step has the fixed effects of `fit_design` and normal effects of user, video, (user, tag), (user, duration bucket) and
 (user, day). The variances of these come from pairs of residuals on different days; the fixed effects are fitted beside them,
-and set to the level at which the chances, averaged over all others, are the log's; then come the others, given that level. A
-user's effects on the five steps go together: who clicks much also watches longer what he clicks.
+and set to the level and slope at which the chances, averaged over all others, are the log's; then come the others, given those.
+A user's own effects on the five steps go together: who clicks much also watches longer what he clicks. Those of a day do not.
 
 A *draw* is taken and not the mean: the mean shrinks every user towards the average, so that a world made of means has less
 taste in it than its users. Where a logged user stands for several simulated ones, each has a draw of his own; videos and
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtf.errors import InputError
 from mtf.world.fit_design import N_BUCKETS, Design
 from mtf.world.fit_draw import Effects, Observed, draw_effects
 from mtf.world.fit_glm import Block, Fit, fit
@@ -26,7 +27,7 @@ from mtf.world.fit_moments import Residuals, conditional_level, effect_variances
 from mtf.world.kuairand import WATCH_CAP_S, KuaiRand
 from mtf.world.params import CLASSES, HEADS, VALID_S
 
-RARE = ("like", "interact")
+LOGISTIC, RARE = ("click", "valid", "like", "interact"), ("like", "interact")
 LOGISTIC_VARIANCE = float(np.pi**2 / 3)
 N_QUANTILES = 129
 FEW_ROWS = 100
@@ -60,7 +61,10 @@ class ResponseTables:
 
 
 def fit_response(log: KuaiRand, design: Design, rng: np.random.Generator, copies: int = 1) -> ResponseTables:
-    """Fit the chain to all rows and draw `copies` times."""
+    """Fit the chain to all rows and draw `copies` times.
+
+    Raises InputError where a response always or never occurs.
+    """
     rows = {head: log.click if head == "valid" else np.ones(len(log.click), bool) for head in HEADS}
     class_ = log.response_class
     outcome = {
@@ -70,6 +74,13 @@ def fit_response(log: KuaiRand, design: Design, rng: np.random.Generator, copies
         "like": log.like.astype(float),
         "interact": log.interact.astype(float),
     }
+    for head in LOGISTIC:
+        seen = outcome[head][rows[head]]
+        if len(seen) == 0 or seen.min() == seen.max():
+            often = "always" if len(seen) and seen.min() else "never"
+            raise InputError(
+                f"log: `{head}` {often} occurs in {len(seen):,} rows; give more of the log, so that there is something to fit"
+            )
     heads = [
         _fixed_effects(head, outcome[head][rows[head]], rows[head], class_ if head in RARE else None, log, design)
         for head in HEADS
@@ -175,7 +186,7 @@ def _seen(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tables(head: _Head, effects: Effects, design: Design, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Fixed and drawn effects as tables; a pair that the log never saw is a draw from its prior ."""
+    """Fixed and drawn effects as tables; a pair that the log never saw is a draw from its prior."""
     tables = {name: head.scale * table for name, table in design.tables(head.fixed).items()}
     tables["user"] = tables["user"] + effects["user"]
     tables["item"] = tables["item"] + effects["item"]

@@ -28,6 +28,16 @@ def test_levels_are_what_happens_in_play_without_its_noise(params):
     assert 0.95 < level.requests * level.mean_hazard <= 1
 
 
+def test_sessions_that_bedtime_ends_are_not_counted_as_left(params):
+    """Begun so late that a third of the sessions is cut: by the hazard alone they would be half as long again."""
+    world, n = World(params.with_scalars(start_hour_low=22.3, start_hour_high=22.8)), 2000
+    level = measure(world.params, n)
+    cohort = world.cohort(world.sample_users(n, DAY, SEED), dt=DAY, seed=SEED, width=n)
+    counted = sum(len(f.left) for _, _, _, f in play(cohort, bootstrap_policy(world.spec))) / n
+    assert level.requests == pytest.approx(counted, rel=0.06)
+    assert 1 / level.mean_hazard > 1.3 * counted
+
+
 @pytest.mark.parametrize("shift", [-0.4, 0.4])
 def test_a_session_lasts_as_long_as_it_should_again(params, shift):
     moved = params.with_scalars(leave_offset=params.scalars.leave_offset + shift)

@@ -74,6 +74,23 @@ def test_a_head_that_says_nothing_learns_from_the_other():
     assert drawn.var() == pytest.approx(0.8 - 0.36 + 0.36 / precision, rel=0.06)
 
 
+def test_a_user_without_rows_of_a_head_is_drawn_with_his_own_of_the_other():
+    """Ten users, the second head seen of the first five alone: the others' effects on it follow their own on the first."""
+    rng = np.random.default_rng(5)
+    users, seen = np.repeat(np.arange(10), 20), np.repeat(np.arange(5), 2)
+    heads = [
+        Observed(np.full(200, 2.0), users, np.zeros(200, np.int64), np.zeros(200), both(users, 200), 0.1),
+        Observed(np.zeros(10), seen, np.zeros(10, np.int64), np.zeros(10), both(seen, 10), 1e6),
+    ]
+    draws, _ = draw_effects(heads, np.array([[1.0, 0.9], [0.9, 1.0]]), rng, 40)
+    second = np.mean([effects[1]["user"] for effects in draws], axis=0)
+    np.testing.assert_allclose(second, 0.9 * 2.0, atol=0.35)
+
+
+def both(user, n):
+    return [Block("user", user, 10, 1.0), Block("item", np.zeros(n, np.int64), 1, 1e-6)]
+
+
 @pytest.fixture(scope="module")
 def drawn():
     """A log of two heads, the second of clicks alone, whose effects are known; four draws. (truth, heads, draws, moved)"""

@@ -54,6 +54,22 @@ def test_a_logistic_model_is_at_its_mode(rows):
     np.testing.assert_allclose(found.mean, 1 / (1 + np.exp(-found.eta)), atol=0.01)
 
 
+def test_an_offset_is_part_of_the_predictor(rows):
+    user, item, attributes, _, y = rows
+    offset = np.linspace(-1, 1, len(y))
+    found = fit(y, blocks(user, item, attributes), offset=offset)
+    x, precision = dense(user, item, attributes)
+    theta = np.zeros(35)
+    for _ in range(20):  # plain Newton
+        p = 1 / (1 + np.exp(-offset - x @ theta))
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + np.diag(precision)
+        theta += np.linalg.solve(hessian, x.T @ (y - p) - precision * theta)
+    np.testing.assert_allclose(np.concatenate(list(found.theta.values())), theta, atol=0.01)
+    np.testing.assert_allclose(found.eta, offset + x @ theta, atol=0.02)
+    drawn = draw(found, np.random.default_rng(0))
+    np.testing.assert_allclose(drawn.eta - x @ np.concatenate(list(drawn.theta.values())), offset, atol=1e-9)
+
+
 def test_draws_have_the_posteriors_mean_and_covariance(rows):
     user, item, attributes, y, _ = rows
     few = slice(0, 400)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from mtf.world.fit_moments import Residuals, conditional_level, effect_variances, smoothed, user_covariance
+from mtf.world.fit_moments import VARIANCE_LOW, Residuals, conditional_level, effect_variances, smoothed, user_covariance
 
 
 @pytest.mark.parametrize("variance", [0.2, 2.0])
@@ -85,6 +85,27 @@ def test_how_a_users_effects_go_together(design):
     scaled = user_covariance([*heads[:2], heads[2].scaled(2.0)])
     assert scaled[1, 2] == pytest.approx(2 * user_covariance(heads)[1, 2], rel=0.02)
     assert scaled[2, 2] == pytest.approx(4 * cov[2, 2], rel=1e-9)
+
+
+def test_what_a_day_does_to_two_heads_is_not_the_users(design):
+    """One mood a day for both heads, and users whose own effects have nothing to do with each other."""
+    user, _, day, _, _ = design
+    rng = np.random.default_rng(8)
+    mood, own = 0.8 * rng.standard_normal(6000 * 5)[user * 5 + day], 0.7 * rng.standard_normal((6000, 2))
+    heads = [
+        Residuals.of(own[user, k] + mood + rng.standard_normal(len(user)), np.zeros(len(user)), user, day, {"user": 0.49}, False)
+        for k in range(2)
+    ]
+    assert user_covariance(heads)[0, 1] == pytest.approx(0.0, abs=0.03)
+
+
+def test_heads_of_which_nothing_is_known_together_are_apart():
+    user, day = np.repeat(np.arange(50), 4), np.zeros(200, np.int64)
+    y = np.random.default_rng(9).standard_normal(200)
+    one_day = Residuals.of(y, np.zeros(200), user, day, {"user": 0.3}, False)
+    np.testing.assert_allclose(user_covariance([one_day, one_day]), np.diag([0.3, 0.3]), atol=1e-12)
+    flat = Residuals.of(y, np.zeros(200), user, np.arange(200) % 4, {"user": VARIANCE_LOW}, False)
+    assert user_covariance([flat, flat])[0, 1] == 0.0
 
 
 def test_a_covariance_is_one_of_something():

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mtf.errors import InputError
 from mtf.fileio import sha256_file
 from mtf.world.fit import fit_world
 from mtf.world.fit_design import N_BUCKETS, Design
-from mtf.world.fit_response import fit_response
+from mtf.world.fit_response import _fixed_effects, _rank_logits, fit_response
 from mtf.world.fit_scores import fit_scores
 from mtf.world.kuairand import read_kuairand
 from mtf.world.params import HEADS, VALID_S
@@ -107,6 +108,24 @@ def test_scores_order_the_days_that_they_did_not_see(log, design, made):
     auc = roc_auc_score(log.click[rows], eta[:, HEADS.index("click")])
     best = roc_auc_score(log.click[rows], made.lift[log.user[rows]] + 0.5 * (log.tag[log.item[rows]] == "3"))
     assert best - 0.05 < auc < best + 0.01
+
+
+def test_watch_ranks_leave_a_logistic_for_the_world_to_add(log, design):
+    """What the world adds to a user's and a video's effects has the standard logistic's variance: so must what they leave."""
+    watch = log.watch_s * np.exp(0.8 * np.random.default_rng(0).standard_normal(len(log.user_key)))[log.user]
+    head = _fixed_effects("watch", _rank_logits(watch, log.response_class), np.ones(len(watch), bool), None, log, design)
+    assert head.variance["user"] > 0.1
+    assert head.residuals.variance == head.variance["user"]
+    left = float(np.var(head.residuals.residual)) - sum(head.variance.values())
+    assert left == pytest.approx(np.pi**2 / 3, rel=1e-6)
+    # and the effects are found in those units
+    assert np.var(head.observed.y - head.observed.eta) == pytest.approx(left + sum(head.variance.values()), rel=0.05)
+
+
+@pytest.mark.parametrize(("field", "often"), [("like", "never"), ("click", "always")])
+def test_a_response_without_two_sides_is_named(log, design, field, often):
+    with pytest.raises(InputError, match=f"`{field}` {often} occurs in 12,000 rows"):
+        fit_response(replace(log, **{field: np.full(len(log.click), often == "always")}), design, np.random.default_rng(0))
 
 
 def test_another_draw_is_another_truth(log, design, response, made):
