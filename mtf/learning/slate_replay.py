@@ -219,7 +219,7 @@ class Replay:
                 of = now & (fold == f)
                 some = phi[of]
                 grams[f] += some.T @ some
-                products[f] += (some[:, left] * some[:, right]).T @ per_request[of].reshape(len(some), -1)
+                products[f] += (some[:, left] * some[:, right]).T @ per_request[of].reshape(len(some), products.shape[2])
             second += curve[now].sum(0)
             n_current += int(now.sum())
         # T

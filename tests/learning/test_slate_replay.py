@@ -122,6 +122,16 @@ def test_slopes_and_curves_do_not_depend_on_how_many_draws_find_them(data):
         replay(data, 3)
 
 
+def test_a_chunk_may_hold_users_of_one_half_alone(data, monkeypatch):
+    """The last chunk of a day can be one request: the slopes' two halves then do not both have rows in it."""
+    few = with_candidates(11, 50, SPEC, *[constant_policy(np.zeros(4), 3, spec=SPEC, lineage=Lineage(algorithm="t"))] * 2)
+    whole = replay(few, 4)
+    monkeypatch.setattr("mtf.learning.slate_replay.CHUNK", len(few) - 1)
+    chunked = replay(few, 4)
+    np.testing.assert_allclose(chunked.grams, whole.grams, rtol=1e-5)
+    assert np.isfinite(chunked.slopes).all()
+
+
 def test_a_wider_range_of_logged_actions_is_replayed_in_the_box_now(data):
     """Rows that say they were drawn from twice the box: slopes are those of the box now."""
     wide = replace(data, lower=np.float32(2) * data.lower, upper=np.float32(2) * data.upper)
