@@ -22,13 +22,13 @@ from mtf.evaluation.gauc import weighted_gauc
 from mtf.fusion import log_fused, normalised_action
 from mtf.world.fit import GROUP_NAMES, groups
 from mtf.world.fit_design import Design
+from mtf.world.fit_moments import daily_sums, smoothed
 from mtf.world.fit_response import ResponseTables, fit_response
 from mtf.world.fit_scores import ScoreTables, fit_scores
 from mtf.world.kuairand import KuaiRand, read_kuairand
 from mtf.world.params import CLASSES, HEADS
 from mtf.world.world import World
 
-QUADRATURE = 9
 TWINS = 24
 """Draws from the twin's posterior that its chances are the mean of."""
 
@@ -141,14 +141,10 @@ def _chances(twin: ResponseTables, user: np.ndarray, item: np.ndarray, design: D
 
 def _drawn_chances(twin: ResponseTables, user: np.ndarray, item: np.ndarray, design: Design) -> dict[str, np.ndarray]:
     eta = twin.eta(user, item, design)
-    node, share = np.polynomial.hermite_e.hermegauss(QUADRATURE)
-    share = share / share.sum()
 
-    def mean(head: str, shift: np.ndarray | float = 0.0) -> np.ndarray:
+    def mean(head: str, shift: float = 0.0) -> np.ndarray:
         k = HEADS.index(head)
-        return np.asarray(
-            sum(w / (1 + np.exp(-(eta[:, k] + shift + twin.day_sd[k] * x))) for x, w in zip(node, share, strict=True))
-        )
+        return smoothed(eta[:, k] + shift, float(twin.day_sd[k]) ** 2, 0)[0]
 
     click, given = mean("click"), mean("valid")
     classes = (1 - click, click * (1 - given), click * given)
@@ -227,13 +223,13 @@ def _together(log: KuaiRand, world: World, seed: int) -> list[Together]:
 
 def _apart(y: np.ndarray, user: np.ndarray, day: np.ndarray) -> tuple[float, float]:
     """(covariance, standard error over users) of y [n] over the pairs of one user's rows on different days."""
-    rest, n_users, n_days = y - y.mean(), int(user.max()) + 1, int(day.max()) + 1
+    shape = int(user.max()) + 1, int(day.max()) + 1
 
     def of_user(rows: np.ndarray) -> np.ndarray:
-        daily = np.bincount(user * n_days + day, rows, n_users * n_days).reshape(n_users, n_days)
+        daily = daily_sums(rows, user, day, shape)
         return np.asarray(daily.sum(axis=1) ** 2 - (daily**2).sum(axis=1))
 
-    product, pairs = of_user(rest), of_user(np.ones(len(y)))
+    product, pairs = of_user(y - y.mean()), of_user(np.ones(len(y)))
     value = float(product.sum() / pairs.sum())
     return value, float(np.sqrt(((product - value * pairs) ** 2).sum()) / pairs.sum())
 

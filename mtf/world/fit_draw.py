@@ -66,9 +66,7 @@ def draw_effects(
 
 def _begin(head: Observed, rng: np.random.Generator) -> Effects:
     """A draw from the normal approximation, each head by itself."""
-    if head.noise_variance is None:
-        return draw(fit(head.y, head.blocks, offset=head.eta), rng).theta
-    return draw(fit(head.y, head.blocks, family="normal", noise_variance=head.noise_variance, offset=head.eta), rng).theta
+    return draw(fit(head.y, head.blocks, noise_variance=head.noise_variance, offset=head.eta), rng).theta
 
 
 def _missing(head: Observed, level: float, effects: Effects) -> float:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import sparse
 
-Family = Literal["logistic", "normal"]
 NEWTON_STEPS, NEWTON_TOLERANCE, ENOUGH, SMALLEST_STEP = 12, 0.03, 0.5, 1e-3
 CG_STEPS, DRAW_TOLERANCE = 200, 0.003
 
@@ -76,26 +74,27 @@ def fit(
     y: np.ndarray,
     blocks: Sequence[Block],
     *,
-    family: Family = "logistic",
-    noise_variance: float = 1.0,
+    noise_variance: float | None = None,
     offset: np.ndarray | float = 0.0,
 ) -> Fit:
-    """The mode of the posterior of y [n] (0/1, or real with `noise_variance`), by Newton steps; `offset` is known of eta.
+    """The mode of the posterior of y [n], by Newton steps; `offset` is known of eta.
+
+    noise_variance: of real y with normal noise; None for y of 0/1, which are logistic.
 
     Each step is solved by conjugate gradients with the Hessian's diagonal as preconditioner, and halved until the loss falls.
     """
     y = np.asarray(y, float)
     system = _System(tuple(blocks), offset)
-    theta = np.zeros(system.width)
-    loss, mean, weight = _state(y, offset + system.predict(theta), family, noise_variance)
+    theta, unit = np.zeros(system.width), 1.0 if noise_variance is None else 1 / noise_variance
+    loss, mean, weight = _state(y, offset + system.predict(theta), noise_variance)
     for _ in range(NEWTON_STEPS):
-        slope = system.gather((y - mean) * _unit(family, noise_variance)) - system.precision * theta
+        slope = system.gather((y - mean) * unit) - system.precision * theta
         step = system.solve(weight, slope, tolerance=NEWTON_TOLERANCE)
         gain = float(slope @ step)
         size, penalty = 1.0, 0.5 * float(theta @ (system.precision * theta))
         while True:
             trial = theta + size * step
-            new = _state(y, offset + system.predict(trial), family, noise_variance)
+            new = _state(y, offset + system.predict(trial), noise_variance)
             fall = loss + penalty - new[0] - 0.5 * float(trial @ (system.precision * trial))
             if fall >= 0 or size < SMALLEST_STEP:
                 break
@@ -165,13 +164,9 @@ class _System:
         return Fit(self.blocks, parts, self.offset + self.predict(theta), mean, weight, self.offset)
 
 
-def _unit(family: Family, noise_variance: float) -> float:
-    return 1 / noise_variance if family == "normal" else 1.0
-
-
-def _state(y: np.ndarray, eta: np.ndarray, family: Family, noise_variance: float) -> tuple[float, np.ndarray, np.ndarray]:
+def _state(y: np.ndarray, eta: np.ndarray, noise_variance: float | None) -> tuple[float, np.ndarray, np.ndarray]:
     """(loss, mean [n], Fisher weight [n])."""
-    if family == "normal":
+    if noise_variance is not None:
         return 0.5 * float(((y - eta) ** 2).sum()) / noise_variance, eta, np.full(len(y), 1 / noise_variance)
     mean = 0.5 * (1 + np.tanh(0.5 * eta))
     # log(1 + exp(eta)) without overflow

@@ -154,12 +154,16 @@ def user_covariance(heads: Sequence[Residuals]) -> np.ndarray:
     return np.asarray(near * np.outer(scale, scale))
 
 
+def daily_sums(rows: np.ndarray, user: np.ndarray, day: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Sums of `rows` [n] by user and day, [users, days] = `shape`."""
+    return np.bincount(user * shape[1] + day, rows, shape[0] * shape[1]).reshape(shape)
+
+
 def _covariance(one: Residuals, other: Residuals) -> float:
-    n_users, n_days = (max(int(a.max()), int(b.max())) + 1 for a, b in ((one.user, other.user), (one.day, other.day)))
+    shape = max(int(one.user.max()), int(other.user.max())) + 1, max(int(one.day.max()), int(other.day.max())) + 1
 
     def apart(rows: np.ndarray, others: np.ndarray) -> float:
-        a = np.bincount(one.user * n_days + one.day, rows, n_users * n_days).reshape(n_users, n_days)
-        b = np.bincount(other.user * n_days + other.day, others, n_users * n_days).reshape(n_users, n_days)
+        a, b = daily_sums(rows, one.user, one.day, shape), daily_sums(others, other.user, other.day, shape)
         return float(a.sum(axis=1) @ b.sum(axis=1) - (a * b).sum())
 
     seen = apart(one.residual, other.residual)

@@ -138,11 +138,12 @@ class _Head:
 def _fixed_effects(head: str, y: np.ndarray, rows: np.ndarray, class_: np.ndarray | None, log: KuaiRand, design: Design) -> _Head:
     user, item, day = log.user[rows], log.item[rows], log.day[rows]
     tag, bucket = design.tag[item], design.bucket[item]
-    logistic = head != "watch"
+    logistic = head in LOGISTIC
+    noise = None if logistic else LOGISTIC_VARIANCE
     blocks = design.blocks(user, item)
     if class_ is not None:
         blocks.append(Block("class", class_[rows], len(CLASSES), 10.0))
-    alone = _fit(y, blocks, logistic)
+    alone = fit(y, blocks, noise_variance=noise)
     variance = effect_variances(y, alone.eta, user, item, day, tag, bucket, logistic=logistic)
     total = sum(variance.values())
     residuals = Residuals.of(y, alone.eta, user, day, variance, logistic)
@@ -160,7 +161,7 @@ def _fixed_effects(head: str, y: np.ndarray, rows: np.ndarray, class_: np.ndarra
     }
     effects = [Block(name, cell, len(keys), variance[name]) for name, (cell, keys) in cells.items()]
     # beside the users' own effects: what differs within users is not what differs between them
-    fixed = _fit(y, [*blocks, *effects], logistic)
+    fixed = fit(y, [*blocks, *effects], noise_variance=noise)
     eta = np.asarray(sum(fixed.values(b.name)[b.cell] for b in blocks))
     level, scale = conditional_level(eta, alone.mean, total) if logistic else (0.0, 1.0)
     return _Head(
@@ -171,12 +172,8 @@ def _fixed_effects(head: str, y: np.ndarray, rows: np.ndarray, class_: np.ndarra
         cells=cells,
         variance=variance,
         residuals=residuals,
-        observed=Observed(y, user, item, level + scale * eta, effects, None if logistic else LOGISTIC_VARIANCE),
+        observed=Observed(y, user, item, level + scale * eta, effects, noise),
     )
-
-
-def _fit(y: np.ndarray, blocks: list[Block], logistic: bool) -> Fit:
-    return fit(y, blocks) if logistic else fit(y, blocks, family="normal", noise_variance=LOGISTIC_VARIANCE)
 
 
 def _seen(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

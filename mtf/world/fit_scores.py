@@ -62,9 +62,9 @@ def fit_scores(log: KuaiRand, design: Design) -> ScoreTables:
     tables: dict[str, list[np.ndarray]] = {"user": [], "item": [], "user_tag": [], "user_duration": []}
     for k, head in enumerate(HEADS):
         y = outcomes[head][rows].astype(float)
-        family, noise = ("normal", float(np.var(y))) if head == "watch" else ("logistic", 1.0)
+        noise = float(np.var(y)) if head == "watch" else None
         blocks = design.blocks(user, item)
-        fixed = fit(y, blocks, family=family, noise_variance=noise)  # type: ignore[arg-type]
+        fixed = fit(y, blocks, noise_variance=noise)
         residual, weight = y - fixed.mean, np.ones(len(y)) if head == "watch" else fixed.weight
         user_variance = _within(pair_covariance(residual, weight, user, day), head)
         item_variance = _within(pair_covariance(residual, weight, item), head)
@@ -72,7 +72,7 @@ def fit_scores(log: KuaiRand, design: Design) -> ScoreTables:
         blocks.append(Block("item", item, n_items, item_variance))
         if head == "watch":
             noise = float(np.var(residual))
-        model = fit(y, blocks, family=family, noise_variance=noise)  # type: ignore[arg-type]
+        model = fit(y, blocks, noise_variance=noise)
         found = design.tables(model)
         found["user"] += model.theta["user"]
         found["item"] += model.theta["item"]

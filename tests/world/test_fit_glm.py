@@ -33,7 +33,7 @@ def dense(user, item, attributes):
 
 def test_a_normal_model_is_ridge_regression(rows):
     user, item, attributes, y, _ = rows
-    found = fit(y, blocks(user, item, attributes), family="normal", noise_variance=2.0)
+    found = fit(y, blocks(user, item, attributes), noise_variance=2.0)
     x, precision = dense(user, item, attributes)
     theta = np.linalg.solve(x.T @ x / 2 + np.diag(precision), x.T @ y / 2)
     np.testing.assert_allclose(np.concatenate(list(found.theta.values())), theta, atol=5e-3)
@@ -73,7 +73,7 @@ def test_an_offset_is_part_of_the_predictor(rows):
 def test_draws_have_the_posteriors_mean_and_covariance(rows):
     user, item, attributes, y, _ = rows
     few = slice(0, 400)
-    mode = fit(y[few], blocks(user[few], item[few], attributes), family="normal", noise_variance=3.0)
+    mode = fit(y[few], blocks(user[few], item[few], attributes), noise_variance=3.0)
     x, precision = dense(user[few], item[few], attributes)
     cov = np.linalg.inv(x.T @ x / 3 + np.diag(precision))
     rng = np.random.default_rng(1)
