@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, adams, boxed, from_center, run
+from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, boxed, from_center, run
+from mtf.learning.backprop import ActorPass, Flat, Pass, squared_error
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import Actor, JointCritics, Stack, soft_update
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch
-from mtf.learning.trainer import descend
 from mtf.learning.value import Value
 
 
@@ -33,14 +33,21 @@ class IQLConfig(ActorCriticConfig):
     max_weight: float = 100.0
 
 
-def expectile_loss(difference: torch.Tensor, tau: float) -> torch.Tensor:
-    """`mean |tau - 1{d < 0}| d^2`: its minimiser over V of d = y - V is the tau-expectile of y."""
-    return (torch.where(difference < 0, 1 - tau, tau) * difference.square()).mean()
+def expectile_loss(difference: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """`mean |tau - 1{d < 0}| d^2`, and its slope in d [n]. Its minimiser over V of d = y - V is the tau-expectile of y."""
+    weighted = torch.where(difference < 0, 1 - tau, tau) * difference
+    return (weighted * difference).mean(), weighted * (2 / len(difference))
 
 
 def advantage_weight(advantage: torch.Tensor, temperature: float, largest: float) -> torch.Tensor:
     """`min(exp(beta A), largest)`."""
     return (temperature * advantage).exp().clamp(max=largest)
+
+
+def cloning_loss(u: torch.Tensor, logged: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`mean weight |u - u_logged|^2`, weight [n], and its slope in u [n, A]."""
+    away = u - logged
+    return (weight * away.square().sum(1)).mean(), away * (weight[:, None] * (2 / len(u)))
 
 
 class IQL(ActorCritic):
@@ -54,32 +61,31 @@ class IQL(ActorCritic):
         self.actor = Actor(rows.z.shape[1], width, config.actor_hidden, generator)
         self.target = copy.deepcopy(self.critics)
         self.modules = nn.ModuleDict({"critics": self.critics, "value": self.value, "actor": self.actor, "target": self.target})
-        self.optimisers = adams(self.modules, config.lr, "critics", "value", "actor")
-
-    def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(V's, Q's, the actor's) on a batch; each has gradients for its own parameters alone."""
-        with torch.no_grad():
-            q = self.target(batch.now, batch.u).min(0).values
-            y = batch.reward.sum(1) + self.gamma * (1 - batch.done) * self.value(batch.next[0])[0, :, 0]
-        v = self.value(batch.now[0])[0, :, 0]
-        weight = advantage_weight(q - v.detach(), self.config.temperature, self.config.max_weight)
-        away = (boxed(self.actor, batch.z, batch.box, self.unit) - batch.u).square().sum(1)
-        return (
-            expectile_loss(q - v, self.config.expectile),
-            (self.critics(batch.now, batch.u) - y).square().mean(1).sum(),
-            (weight * away).mean(),
-        )
+        # no parameter is in two of the three losses: one optimiser does what three would
+        self.learned = Flat((p for name in ("value", "critics", "actor") for p in self.modules[name].parameters()), config.lr)
+        self.optimisers = {"all": self.learned.adam}
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        value, critics, actor = self.losses(batch)
-        descend(self.optimisers["value"], value, self.value.parameters())
-        descend(self.optimisers["critics"], critics, self.critics.parameters())
-        descend(self.optimisers["actor"], actor, self.actor.parameters())
-        soft_update(self.target, self.critics, self.config.tau)
-        return {"value": value.detach(), "td_error": critics.detach() / 2, "actor": actor.detach()}
+        with torch.no_grad():
+            y = self.target_value(batch)
+            v, q = Pass(self.value, batch.now[0]), Pass(self.critics.net, torch.cat([batch.now[1], batch.u], dim=1))
+            mu = ActorPass(self.actor, batch.z, batch.box, self.unit)
+            advantage = self.target(batch.now, batch.u).min(0).values - v.out[0, :, 0]
+            value, by_advantage = expectile_loss(advantage, self.config.expectile)
+            critics, by_q = squared_error(q.out[..., 0], y)
+            weight = advantage_weight(advantage, self.config.temperature, self.config.max_weight)
+            actor, by_u = cloning_loss(mu.u, batch.u, weight)
+            gradients = (v.parameters(-by_advantage[None, :, None]), q.parameters(by_q[..., None]), mu.parameters(by_u))
+            self.learned.step(gradient for of in gradients for gradient in of)
+            soft_update(self.target, self.critics, self.config.tau)
+            return {"value": value, "td_error": critics / 2, "actor": actor}
+
+    def target_value(self, batch: Batch) -> torch.Tensor:
+        """`r + gamma (1 - done) V(s')` [n]."""
+        return batch.reward.sum(1) + self.gamma * (1 - batch.done) * self.value(batch.next[0])[0, :, 0]
 
     def held_out_loss(self, batch: Batch) -> torch.Tensor:
-        return self.losses(batch)[1] / 2
+        return squared_error(self.critics(batch.now, batch.u), self.target_value(batch))[0] / 2
 
     def move(self, batch: Batch) -> torch.Tensor:
         return from_center(boxed(self.actor, batch.z, batch.box, self.unit), batch.box, self.unit)

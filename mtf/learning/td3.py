@@ -6,21 +6,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from mtf.learning import parallel
-from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, adams, boxed, from_center, run
+from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, boxed, from_center, run
+from mtf.learning.backprop import ActorPass, Flat, Pass, squared_error
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import Actor, JointCritics, soft_update
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch
-from mtf.learning.trainer import descend
 from mtf.learning.value import Value
+
+Slopes = tuple[torch.Tensor, torch.Tensor]
+"""Of a loss in q [n] and in u [n, A]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,29 +38,29 @@ class TD3Config(ActorCriticConfig):
     noise_clip: float = 0.5
 
 
-def critic_loss(
-    critics: JointCritics,
-    target: JointCritics,
-    target_actor: Actor,
-    batch: Batch,
-    unit: torch.Tensor,
-    gamma: float,
-    noise: torch.Tensor,
+def target_value(
+    target: JointCritics, target_actor: Actor, batch: Batch, unit: torch.Tensor, gamma: float, noise: torch.Tensor
 ) -> torch.Tensor:
-    """Both critics against the smaller of their targets; noise [n, A] in half-widths, clipped already."""
-    with torch.no_grad():
-        u = boxed(target_actor, batch.next_z, batch.next_box, unit)
-        # a box that is cut ends before 1, and a dimension that is fixed has no room at all
-        _, lower, upper = batch.next_box
-        reach = (upper - lower) / 2 / unit
-        next_q = target(batch.next, (u + noise).clamp(-reach, reach)).min(0).values
-        y = batch.reward.sum(1) + gamma * (1 - batch.done) * next_q
-    return (critics(batch.now, batch.u) - y).square().mean(1).sum()
+    """y [n], by the smaller of the targets; noise [n, A] in half-widths, clipped already."""
+    mu = ActorPass(target_actor, batch.next_z, batch.next_box, unit)
+    # a box that is cut ends before 1, and a dimension that is fixed has no room at all
+    next_q = target(batch.next, (mu.u + noise).clamp_(-mu.reach, mu.reach)).min(0).values
+    return batch.reward.sum(1) + gamma * (1 - batch.done) * next_q
 
 
-def actor_loss(critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Tensor) -> torch.Tensor:
-    """`-mean Q_1(s, mu(s))`."""
-    return -critics.first(batch.now, boxed(actor, batch.z, batch.box, unit)).mean()
+def policy_gradient(
+    critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Tensor, slopes: Callable[[torch.Tensor, torch.Tensor], Slopes]
+) -> list[torch.Tensor]:
+    """Of a loss in the actor's parameters, `grad mu . (grad_u Q_1 by_q + by_u)`; slopes: its own in Q_1(s, mu(s)) and mu(s)."""
+    mu = ActorPass(actor, batch.z, batch.box, unit)
+    q = Pass(critics.net, torch.cat([batch.now[1], mu.u], dim=1), 1)
+    by_q, by_u = slopes(q.out[0, :, 0], mu.u)
+    return mu.parameters(by_u + q.input(by_q[None, :, None])[0, :, -mu.u.shape[1] :])
+
+
+def actor_slopes(q: torch.Tensor, u: torch.Tensor) -> Slopes:
+    """Of `-mean q`."""
+    return torch.full_like(q, -1 / len(q)), torch.zeros_like(u)
 
 
 class TD3(ActorCritic):
@@ -70,27 +75,35 @@ class TD3(ActorCritic):
         self.modules = nn.ModuleDict(
             {"critics": self.critics, "actor": self.actor, "target": self.target, "target_actor": self.target_actor}
         )
-        self.optimisers = adams(self.modules, config.lr, "critics", "actor")
+        self.learned = {name: Flat(self.modules[name].parameters(), config.lr) for name in ("critics", "actor")}
+        self.optimisers = {name: flat.adam for name, flat in self.learned.items()}
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        config = self.config
-        noise = parallel.drawn(torch.randn, len(batch), self.width, batch=config.batch, generator=self.generator)
-        noise = (noise * config.noise).clamp(-config.noise_clip, config.noise_clip)
-        loss = critic_loss(self.critics, self.target, self.target_actor, batch, self.unit, self.gamma, noise)
-        descend(self.optimisers["critics"], loss, self.critics.parameters())
-        if step % config.delay == 0:
-            descend(self.optimisers["actor"], self.actor_loss(batch), self.actor.parameters())
-            soft_update(self.target, self.critics, config.tau)
-            soft_update(self.target_actor, self.actor, config.tau)
-        return {"td_error": loss.detach() / 2}
+        with torch.no_grad():
+            config = self.config
+            noise = parallel.drawn(torch.randn, len(batch), self.width, batch=config.batch, generator=self.generator)
+            y = self.target_value(batch, (noise * config.noise).clamp_(-config.noise_clip, config.noise_clip))
+            q = Pass(self.critics.net, torch.cat([batch.now[1], batch.u], dim=1))
+            loss, by_q = squared_error(q.out[..., 0], y)
+            self.learned["critics"].step(q.parameters(by_q[..., None]))
+            if step % config.delay == 0:
+                gradient = policy_gradient(self.critics, self.actor, batch, self.unit, partial(self.actor_slopes, batch))
+                self.learned["actor"].step(gradient)
+                soft_update(self.target, self.critics, config.tau)
+                soft_update(self.target_actor, self.actor, config.tau)
+            return {"td_error": loss / 2}
 
-    def actor_loss(self, batch: Batch) -> torch.Tensor:
-        """The actor's loss on a batch."""
-        return actor_loss(self.critics, self.actor, batch, self.unit)
+    def target_value(self, batch: Batch, noise: torch.Tensor) -> torch.Tensor:
+        """What the critics are held to [n]."""
+        return target_value(self.target, self.target_actor, batch, self.unit, self.gamma, noise)
+
+    def actor_slopes(self, batch: Batch, q: torch.Tensor, u: torch.Tensor) -> Slopes:
+        """Of the actor's loss where Q_1(s, u) is q."""
+        return actor_slopes(q, u)
 
     def held_out_loss(self, batch: Batch) -> torch.Tensor:
-        still = torch.zeros(len(batch), self.width)
-        return critic_loss(self.critics, self.target, self.target_actor, batch, self.unit, self.gamma, still) / 2
+        y = self.target_value(batch, torch.zeros(len(batch), self.width))
+        return squared_error(self.critics(batch.now, batch.u), y)[0] / 2
 
     def move(self, batch: Batch) -> torch.Tensor:
         return from_center(boxed(self.actor, batch.z, batch.box, self.unit), batch.box, self.unit)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import torch
 
 from mtf.learning import parallel
-from mtf.learning.actor_critic import boxed, run
+from mtf.learning.actor_critic import run
 from mtf.learning.checkpoint import Checkpoints
-from mtf.learning.networks import Actor, JointCritics
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch
-from mtf.learning.td3 import TD3, TD3Config
+from mtf.learning.td3 import TD3, Slopes, TD3Config
 from mtf.learning.value import Value
 
 
@@ -29,12 +28,10 @@ class TD3BCConfig(TD3Config):
     alpha: float = 2.5
 
 
-def actor_loss(critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Tensor, alpha: float, varied: int) -> torch.Tensor:
-    """`-alpha mean Q_1 / mean |Q_1| + mean (u_mu - u)^2`, the square a mean over the `varied` dimensions, too."""
-    u = boxed(actor, batch.z, batch.box, unit)
-    q = critics.first(batch.now, u)
-    size = parallel.mean(q.detach().abs().mean()).clamp(min=1e-6)
-    return -alpha * q.mean() / size + (u - batch.u).square().sum(1).mean() / varied
+def actor_slopes(q: torch.Tensor, u: torch.Tensor, logged: torch.Tensor, alpha: float, varied: int) -> Slopes:
+    """Of `-alpha mean q / mean |q| + mean (u - u_logged)^2`, the square a mean over the `varied` dimensions, too."""
+    size = parallel.mean(q.abs().mean()).clamp(min=1e-6)
+    return (-alpha / len(q) / size).expand(len(q)), (u - logged) * (2 / len(q) / varied)
 
 
 class TD3BC(TD3):
@@ -46,8 +43,8 @@ class TD3BC(TD3):
         super().__init__(problem, rows, config, generator)
         self.varied = max(int((problem.half_width > 0).sum()), 1)
 
-    def actor_loss(self, batch: Batch) -> torch.Tensor:
-        return actor_loss(self.critics, self.actor, batch, self.unit, self.config.alpha, self.varied)
+    def actor_slopes(self, batch: Batch, q: torch.Tensor, u: torch.Tensor) -> Slopes:
+        return actor_slopes(q, u, batch.u, self.config.alpha, self.varied)
 
 
 def learn(

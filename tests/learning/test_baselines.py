@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from mtf.learning.actor_critic import boxed
 from mtf.learning.batch_rl import BatchRL, BatchRLConfig
 from mtf.learning.corner import CornerConfig
 from mtf.learning.corner import learn as corner
 from mtf.learning.cql_sac import CQLSAC, CQLSACConfig
 from mtf.learning.ddpg import actor_loss, critic_loss
-from mtf.learning.iql import IQL, IQLConfig, advantage_weight, expectile_loss
+from mtf.learning.iql import IQL, IQLConfig, advantage_weight, cloning_loss, expectile_loss
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
 from mtf.learning.rows import tensors
@@ -32,14 +33,22 @@ def problem():
 
 def test_the_minimiser_of_the_expectile_loss_is_the_expectile():
     """Expectile .9 of the targets {0, 1} is .9."""
-    v = torch.zeros((), requires_grad=True)
-    optimiser = torch.optim.SGD([v], lr=0.2)
+    v = torch.zeros(())
     for _ in range(500):
-        loss = expectile_loss(torch.tensor([0.0, 1.0]) - v, 0.9)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert float(v.detach()) == pytest.approx(0.9, abs=1e-4)
+        _, by_difference = expectile_loss(torch.tensor([0.0, 1.0]) - v, 0.9)
+        v += 0.2 * by_difference.sum()
+    assert float(v) == pytest.approx(0.9, abs=1e-4)
+
+
+def test_iqls_losses_come_with_their_slopes():
+    difference = torch.tensor([-1.0, 0.5, 2.0], requires_grad=True)
+    loss, slope = expectile_loss(difference, 0.9)
+    assert float(loss.detach()) == pytest.approx((0.1 * 1 + 0.9 * 0.25 + 0.9 * 4) / 3)
+    torch.testing.assert_close(slope, *torch.autograd.grad(loss, difference))
+    u, logged, weight = torch.tensor([[0.5, -0.1], [0.2, 0.0]], requires_grad=True), torch.zeros(2, 2), torch.tensor([1.0, 3.0])
+    loss, slope = cloning_loss(u, logged, weight)
+    assert float(loss.detach()) == pytest.approx((0.26 + 3 * 0.04) / 2)
+    torch.testing.assert_close(slope, *torch.autograd.grad(loss, u))
 
 
 def test_advantage_weights_give_the_mean_action_of_a_softmax():
@@ -69,8 +78,39 @@ def test_iql_bootstraps_from_v_of_the_next_state_and_never_from_an_action(proble
         for parameter in agent.value.parameters():
             parameter.zero_()
         agent.value.biases[-1].fill_(5.0)
-    y = some.reward[:, 0] + 0.9 * (1 - some.done) * 5.0
-    assert float(agent.losses(some)[1].detach()) == pytest.approx(2 * float(y.square().mean()), rel=1e-5)
+        y = some.reward[:, 0] + 0.9 * (1 - some.done) * 5.0
+        torch.testing.assert_close(agent.target_value(some), y)
+        assert float(agent.held_out_loss(some)) == pytest.approx(float(y.square().mean()), rel=1e-5)
+        assert float(agent.update(some, 1)["td_error"]) == pytest.approx(float(y.square().mean()), rel=1e-5)
+
+
+def test_an_update_of_iql_is_what_autograd_makes_of_the_paper(problem):
+    """Ten updates of a copy by three optimisers, whose gradients are autograd's, of losses written here."""
+    rows = tensors(problem, 1.0)
+    config = IQLConfig(batch=64, critic_hidden=(8, 8), actor_hidden=(8,), lr=1e-2)
+    agent, other = (IQL(problem, rows.all, config, torch.Generator().manual_seed(3)) for _ in range(2))
+    adam = {name: torch.optim.Adam(other.modules[name].parameters(), lr=config.lr) for name in ("value", "critics", "actor")}
+    for step in range(1, 11):
+        some = rows.take(torch.arange(64 * step, 64 * step + 64))
+        agent.update(some, step)
+        with torch.no_grad():
+            q = other.target(some.now, some.u).min(0).values
+            y = some.reward.sum(1) + 0.9 * (1 - some.done) * other.value(some.next[0])[0, :, 0]
+        away = q - other.value(some.now[0])[0, :, 0]
+        weight = (3 * away.detach()).exp().clamp(max=100)
+        losses = {
+            "value": torch.where(away < 0, 0.3, 0.7).mul(away**2).mean(),
+            "critics": sum(torch.nn.functional.mse_loss(q, y) for q in other.critics(some.now, some.u)),
+            "actor": (weight * (boxed(other.actor, some.z, some.box, other.unit) - some.u).square().sum(1)).mean(),
+        }
+        for name, loss in losses.items():
+            adam[name].zero_grad()
+            loss.backward()
+            adam[name].step()
+        for a, b in zip(other.target.parameters(), other.critics.parameters(), strict=True):
+            a.data.mul_(1 - config.tau).add_(config.tau * b.data)
+    for (name, a), b in zip(agent.modules.named_parameters(), other.modules.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5, msg=name)
 
 
 def test_cql_pushes_nothing_where_q_is_flat_and_the_density_is_that_of_the_draw(problem):

@@ -23,7 +23,9 @@ from mtf.learning import parallel
 from mtf.learning.batch_rl import BatchRL, BatchRLConfig
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.cql_sac import CQLSAC, CQLSACConfig
+from mtf.learning.ddpg import DDPG, DDPGConfig
 from mtf.learning.integrated_rl import IntegratedAgent, IntegratedRLConfig
+from mtf.learning.iql import IQL, IQLConfig
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
 from mtf.learning.rows import Batch, tensors
@@ -40,8 +42,10 @@ NOISY = {
     "cql_sac": (CQLSAC, CQLSACConfig(**FEW)),
     "batch_rl": (BatchRL, BatchRLConfig(**FEW)),
 }
-"""Learners whose updates draw noise; `integrated_rl` draws its first parameters alone."""
-CONFIGS = {"integrated_rl": CONFIG} | {name: config for name, (_, config) in NOISY.items()}
+"""Learners whose updates draw noise."""
+QUIET = {"ddpg": (DDPG, DDPGConfig(**FEW)), "iql": (IQL, IQLConfig(**FEW))}
+"""These, and `integrated_rl`, draw their first parameters alone."""
+CONFIGS = {"integrated_rl": CONFIG} | {name: config for name, (_, config) in (NOISY | QUIET).items()}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def run(problem, config, checkpoints=None):
     if isinstance(config, IntegratedRLConfig):
         agent = IntegratedAgent(problem, rows.all, config, 5)
     else:
-        (made_by,) = (kind for kind, of in NOISY.values() if type(of) is type(config))
+        (made_by,) = (kind for kind, of in (NOISY | QUIET).values() if type(of) is type(config))
         agent = made_by(problem, rows.all, config, torch.Generator().manual_seed(5))
     every = torch.arange(len(rows))
     trained = fit(
@@ -87,8 +91,9 @@ class Forgetful(Checkpoints):
         return found
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_2n_steps_are_n_and_a_resume_and_n(problem, tmp_path, config):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_2n_steps_are_n_and_a_resume_and_n(problem, tmp_path, name):
+    config = CONFIGS[name]
     whole, trained = run(problem, config)
     store, copy = Checkpoints(tmp_path / "a", "f"), Forgetful(tmp_path / "b", "f")
     # the same schedule, cut short: everything that decides the second half lies in the checkpoint
@@ -103,7 +108,7 @@ def test_2n_steps_are_n_and_a_resume_and_n(problem, tmp_path, config):
     assert sorted(p.name for p in store.folder.iterdir()) == ["step-000000090", "step-000000120"]
     # and it would show if the noise began anew
     _, anew = run(problem, config, copy)
-    assert (anew.curve == trained.curve) is (config is CONFIG)
+    assert (anew.curve == trained.curve) is (name not in NOISY)
 
 
 def run_to(problem, store, last, config=CONFIG):
