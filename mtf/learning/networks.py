@@ -44,11 +44,16 @@ def _run(h: torch.Tensor, weights: Iterable[torch.Tensor], biases: Iterable[torc
     """Layers of m networks, h [m, n, in] -> [m, n, out]."""
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         # in place: a new tensor costs more than the operation
-        h = torch.relu_(h) if i else h
-        # a batched product with a single column takes up to four times as long as the sum that it is
-        single = weight.shape[2] == 1
-        h = (h * weight.transpose(1, 2)).sum(2, keepdim=True) + bias if single else torch.baddbmm(bias, h, weight)
+        h = layer(torch.relu_(h) if i else h, weight, bias)
     return h
+
+
+def layer(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`h W_i + b_i` of m networks, h [m, n, in], W [m, in, out], b [m, 1, out] -> [m, n, out]."""
+    if weight.shape[2] > 1:
+        return torch.baddbmm(bias, h, weight)
+    # a batched product with a single column takes up to four times as long as the sum that it is
+    return (h * weight.transpose(1, 2)).sum(2, keepdim=True) + bias
 
 
 def bilinear(x: torch.Tensor, weights: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ class TD3Config(ActorCriticConfig):
 def target_value(
     target: JointCritics, target_actor: Actor, batch: Batch, unit: torch.Tensor, gamma: float, noise: torch.Tensor
 ) -> torch.Tensor:
-    """y [n], by the smaller of the targets; noise [n, A] in half-widths, clipped already."""
+    """`y = r + gamma (1 - done) min_i Q'_i(s', mu'(s') + noise)` [n]; noise [n, A] in half-widths, clipped already."""
     mu = ActorPass(target_actor, batch.next_z, batch.next_box, unit)
     # a box that is cut ends before 1, and a dimension that is fixed has no room at all
     next_q = target(batch.next, (mu.u + noise).clamp_(-mu.reach, mu.reach)).min(0).values
@@ -51,7 +51,10 @@ def target_value(
 def policy_gradient(
     critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Tensor, slopes: Callable[[torch.Tensor, torch.Tensor], Slopes]
 ) -> list[torch.Tensor]:
-    """Of a loss in the actor's parameters, `grad mu . (grad_u Q_1 by_q + by_u)`; slopes: its own in Q_1(s, mu(s)) and mu(s)."""
+    """`grad mu . (grad_u Q_1 by_q + by_u)`: a loss' slopes in the actor's parameters, in their order (Silver et al., 2014).
+
+    `slopes(q, u)` gives (by_q, by_u), the loss' slopes in q = Q_1(s, mu(s)) [n] and in u = mu(s) [n, A].
+    """
     mu = ActorPass(actor, batch.z, batch.box, unit)
     q = Pass(critics.net, torch.cat([batch.now[1], mu.u], dim=1), 1)
     by_q, by_u = slopes(q.out[0, :, 0], mu.u)
@@ -59,7 +62,7 @@ def policy_gradient(
 
 
 def actor_slopes(q: torch.Tensor, u: torch.Tensor) -> Slopes:
-    """Of `-mean q`."""
+    """Of the actor's loss `-mean q`."""
     return torch.full_like(q, -1 / len(q)), torch.zeros_like(u)
 
 

@@ -68,6 +68,15 @@ def test_the_target_is_the_smaller_of_the_two():
     assert float(ended) == pytest.approx(1.0)
 
 
+def test_held_out_users_are_asked_without_noise_and_the_mean_of_both_critics_counts(problem):
+    rows = tensors(problem, 1.0, own_box=False)
+    agent, some = TD3BC(problem, rows.all, TD3BCConfig(), torch.Generator().manual_seed(3)), rows.take(torch.arange(200))
+    with torch.no_grad():
+        next_q = agent.target(some.next, boxed(agent.target_actor, some.next_z, some.next_box, agent.unit)).min(0).values
+        y = some.reward.sum(1) + 0.9 * (1 - some.done) * next_q
+        assert float(agent.held_out_loss(some)) == pytest.approx(float((agent.critics(some.now, some.u) - y).square().mean()))
+
+
 def test_the_noise_of_the_targets_action_is_kept_in_the_box():
     target, there = linear(1.0, 1.0), actor_at(float(np.arctanh(0.8)))
     with torch.no_grad():
