@@ -29,7 +29,7 @@ class TD3BCConfig(TD3Config):
 
 
 def actor_slopes(q: torch.Tensor, u: torch.Tensor, logged: torch.Tensor, alpha: float, varied: int) -> Slopes:
-    """Of the actor's loss `-alpha mean q / mean |q| + mean (u - u_logged)^2`, the square a mean over the dimensions that vary, too.
+    """Of the loss `-alpha mean q / mean |q| + mean (u - u_logged)^2`, the square a mean over the `varied` dimensions, too.
 
     mean |q| is a mere number, as in the paper, and 1e-6 at least.
     """
