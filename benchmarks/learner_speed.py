@@ -160,7 +160,7 @@ def config_of(case: Case, hidden: tuple[int, ...], steps: int) -> ActorCriticCon
 def train(agent: ActorCritic, rows: Rows, case: Case, hidden: tuple[int, ...], steps: int) -> None:
     """So many updates on all rows; nobody is held out, as there."""
     pool, none = torch.arange(len(rows)), torch.arange(0)
-    fit(agent, rows, pool, none, config_of(case, hidden, steps), seed=0, name=case.algorithm, progress=Progress(False))
+    fit(agent, rows, pool, none, none, config_of(case, hidden, steps), seed=0, name=case.algorithm, progress=Progress(False))
 
 
 def beside_modules(arguments: argparse.Namespace) -> None:

@@ -126,7 +126,7 @@ def train(
     )
     agent = TD3BC(problem, rows.all, config, torch.Generator().manual_seed(seed))
     pool, none = torch.arange(len(rows)), torch.arange(0)
-    fit(agent, rows, pool, none, config, seed=seed, name="td3_bc", progress=Progress(False))
+    fit(agent, rows, pool, none, none, config, seed=seed, name="td3_bc", progress=Progress(False))
     actor = agent.actor
     weights = {"mean": problem.mean, "scale": problem.scale, "skip": actor.skip.detach().numpy()}
     for layer, (weight, bias) in enumerate(zip(actor.mlp.weights, actor.mlp.biases, strict=True)):

@@ -117,7 +117,9 @@ def train(
     click.echo(
         f"rows     {rows['used']:,} ({rows['explored']:,} explored) in {rows['sessions']:,} sessions of {rows['users']:,} users"
     )
-    click.echo(f"step     RMS position in the box {step['rms_y']:.2f}, {step['edge_share']:.0%} of dimensions at its edge")
+    wanted = f"{step['of_wanted']:.0%} of what it wanted, " if "of_wanted" in step else ""
+    edge = f"{step['edge_share']:.0%} of dimensions at its edge"
+    click.echo(f"step     RMS position in the box {step['rms_y']:.2f}, {wanted}{edge}")
     if worth := report["algorithm"].get("plug_in_worth"):
         click.echo(f"scores   rewards bear out {worth['value']:.2f} (standard deviation {worth['sd']:.2f}) of what they promise")
     click.echo(f"seconds  {report['seconds']['total']:.0f}")

@@ -16,7 +16,6 @@ from torch import nn
 
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.critic_report import calibrate_action, calibrate_value, critic_warnings
-from mtf.learning.diagnostics import edge_share
 from mtf.learning.networks import Actor, JointCritics
 from mtf.learning.problem import Problem, users_held_out
 from mtf.learning.progress import Progress
@@ -29,15 +28,21 @@ from mtf.learning.value import Value
 
 @dataclass(frozen=True, kw_only=True)
 class ActorCriticConfig(TrainerConfig):
-    """lr: of all optimisers (1e-4 to 1e-3). tau: share of the targets' move a step (.001 to .05).
+    """tau: share of the targets' move a step (.001 to .05).
     critic_hidden, actor_hidden: widths (64 to 256)."""
 
     steps: int = 3000
     batch: int = 512
-    lr: float = 1e-3
     tau: float = 0.005
     critic_hidden: tuple[int, ...] = (64, 64)
     actor_hidden: tuple[int, ...] = (64,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneRateConfig(ActorCriticConfig):
+    """lr: of all optimisers (1e-4 to 1e-3)."""
+
+    lr: float = 1e-3
 
 
 class ActorCritic(Agent):
@@ -48,6 +53,9 @@ class ActorCritic(Agent):
     @abstractmethod
     def move(self, batch: Batch) -> torch.Tensor:
         """The step from the deployed policy [n, A], in half-widths of the box."""
+
+    def values(self, batch: Batch) -> torch.Tensor:
+        return self.critics(batch.now, batch.u).mean(0)
 
 
 def adams(modules: nn.ModuleDict, lr: float, *names: str) -> dict[str, torch.optim.Optimizer]:
@@ -89,14 +97,14 @@ def run(
     agent = make(problem, rows.all, torch.Generator().manual_seed(seed))
     held = users_held_out(problem, config.held_out)
     pool, kept = (torch.from_numpy(np.flatnonzero(of & problem.signal)) for of in (~held, held))
-    trained = fit(agent, rows, pool, kept, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)
+    returns = torch.from_numpy(value.ret / scale)[kept]
+    trained = fit(agent, rows, pool, kept, returns, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)
     with torch.no_grad():
         move, values, q = problem.data.arrays.build(len(rows), lambda some: _seen(agent, rows.part(some)))
     varied, wanted = problem.half_width > 0, problem.moves(problem.step_action(move))
     step = shorten(wanted, config.max_rms_step, varied, problem.data.arrays)
     report: dict[str, Any] = {
-        "rms_wanted": step.rms_wanted,
-        "wanted_edge_share": edge_share(wanted, varied),
+        **step.report(),
         "reward_scale": scale,
         "curve": trained.curve,
         "flat": trained.flat,
@@ -111,5 +119,4 @@ def run(
 
 def _seen(agent: ActorCritic, batch: Batch) -> tuple[np.ndarray, ...]:
     """The step [n, A]; each critic's value in the middle of the box [n, m]; their mean Q of the logged action [n]."""
-    q = agent.critics(batch.now, batch.u).mean(0)
-    return agent.move(batch).numpy(), agent.critics.value(batch.now).T.numpy(), q.numpy()
+    return agent.move(batch).numpy(), agent.critics.value(batch.now).T.numpy(), agent.values(batch).numpy()

@@ -126,10 +126,6 @@ class BatchRL(ActorCritic):
             soft_update(self.target_perturb, self.perturb, config.tau)
         return {"td_error": error.detach() / 2, "vae": vae.detach(), "q": -gain.detach()}
 
-    def held_out_loss(self, batch: Batch) -> torch.Tensor:
-        y = self.target_value(batch, torch.Generator().manual_seed(0))
-        return (self.critics(batch.now, batch.u) - y).square().mean()
-
     def move(self, batch: Batch) -> torch.Tensor:
         """The best of the proposals by Q_1; the same codes for every state."""
         generator, best, found = torch.Generator().manual_seed(0), None, torch.empty(0)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtf.learning.config import Config
-from mtf.learning.diagnostics import edge_share
 from mtf.learning.linear_advantage import LinearAdvantageConfig
 from mtf.learning.linear_advantage import learn as fit_linear
 from mtf.learning.problem import Problem
@@ -32,9 +31,4 @@ def learn(problem: Problem, value: Value, config: CornerConfig, *, seed: int, pr
     varied = problem.half_width > 0
     wanted = np.broadcast_to(np.sign(slope) * varied, problem.center.shape)
     step = shorten(wanted, config.max_rms_step, varied)
-    report = {
-        "global_slope": slope.tolist(),
-        "rms_wanted": step.rms_wanted,
-        "wanted_edge_share": edge_share(wanted, varied),
-    }
-    return Learned(problem.step_action(step.y), report)
+    return Learned(problem.step_action(step.y), {"global_slope": slope.tolist(), **step.report()})

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mtf.learning import parallel
-from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, adams, from_center, run, squashed
+from mtf.learning.actor_critic import ActorCritic, OneRateConfig, adams, from_center, run, squashed
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import JointCritics, Stack, soft_update
 from mtf.learning.problem import Problem
@@ -31,7 +31,7 @@ LOG_SD = (-4.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CQLSACConfig(ActorCriticConfig):
+class CQLSACConfig(OneRateConfig):
     """conservatism: alpha, the weight of the push (1 to 10). entropy: c, the temperature (0 to .2).
     draws: of each kind a state (4 to 15)."""
 
@@ -92,11 +92,6 @@ class CQLSAC(ActorCritic):
         descend(self.optimisers["actor"], actor, self.actor.parameters())
         soft_update(self.target, self.critics, config.tau)
         return {"td_error": error.detach() / 2, "push": push.detach() / 2, "actor": actor.detach()}
-
-    def held_out_loss(self, batch: Batch) -> torch.Tensor:
-        mode = squashed(self.actor(batch.next_z)[0].chunk(2, dim=1)[0], batch.next_box, self.unit)
-        y = batch.reward.sum(1) + self.gamma * (1 - batch.done) * self.target(batch.next, mode).min(0).values
-        return (self.critics(batch.now, batch.u) - y).square().mean()
 
     def move(self, batch: Batch) -> torch.Tensor:
         mode = squashed(self.actor(batch.z)[0].chunk(2, dim=1)[0], batch.box, self.unit)

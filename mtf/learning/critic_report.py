@@ -33,19 +33,25 @@ def calibrate_action(problem: Problem, value: Value, held: np.ndarray, advantage
 def calibrate_value(value: Value, held: np.ndarray, q: np.ndarray) -> dict[str, Any]:
     """On held-out users: slope of the realised return-to-go on Q(s, a) [n], their means, and a table of tenths by Q.
 
-    tenths: [[mean Q, mean return, standard error of the return], ...], rows of least Q first. Empty where few are held out.
+    Empty where few are held out.
     """
     if held.sum() < FEWEST:
         return {}
     x, y = q[held].astype(np.float64), value.ret[held].astype(np.float64)
     cov = np.cov(x, y)
-    order = np.array_split(np.argsort(x, kind="stable"), min(BINS, len(x)))
     return {
         "slope": float(cov[0, 1] / max(cov[0, 0], 1e-30)),
         "mean_q": float(x.mean()),
         "mean_return": float(y.mean()),
-        "tenths": [[float(x[i].mean()), float(y[i].mean()), float(y[i].std() / np.sqrt(len(i)))] for i in order],
+        "tenths": tenths(x, y),
     }
+
+
+def tenths(said: np.ndarray, realised: np.ndarray) -> list[list[float]]:
+    """[mean of what was said, mean of what was realised, its standard error] of each tenth of rows, the least said first."""
+    order = np.array_split(np.argsort(said, kind="stable"), min(BINS, len(said)))
+    x, y = said.astype(np.float64), realised.astype(np.float64)
+    return [[float(x[i].mean()), float(y[i].mean()), float(y[i].std() / np.sqrt(len(i)))] for i in order]
 
 
 def critic_warnings(value: Value, values: np.ndarray, scale: float, groups: int = 1) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, adams, boxed, from_center, run
+from mtf.learning.actor_critic import ActorCritic, OneRateConfig, adams, boxed, from_center, run
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import Actor, JointCritics, soft_update
 from mtf.learning.problem import Problem
@@ -23,7 +23,7 @@ from mtf.learning.value import Value
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPGConfig(ActorCriticConfig):
+class DDPGConfig(OneRateConfig):
     """No settings of its own."""
 
 
@@ -65,9 +65,6 @@ class DDPG(ActorCritic):
         soft_update(self.target, self.critics, self.config.tau)
         soft_update(self.target_actor, self.actor, self.config.tau)
         return {"td_error": loss.detach(), "q": -gain.detach()}
-
-    def held_out_loss(self, batch: Batch) -> torch.Tensor:
-        return critic_loss(self.critics, self.target, self.target_actor, batch, self.unit, self.gamma)
 
     def move(self, batch: Batch) -> torch.Tensor:
         return from_center(boxed(self.actor, batch.z, batch.box, self.unit), batch.box, self.unit)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from mtf.learning.critic_report import tenths
 from mtf.learning.problem import Problem
+from mtf.learning.step import EDGE
 from mtf.learning.value import Value
 from mtf.transitions.arrays import chunks
-
-EDGE = 0.9
 
 
 def slope_tests(problem: Problem, value: Value, rows: np.ndarray | None = None) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def slope_tests(problem: Problem, value: Value, rows: np.ndarray | None = None) 
     }
 
 
-def value_calibration(problem: Problem, value: Value) -> dict[str, float]:
-    """Slope of the realised return-to-go on V (each V read on users it was not fitted on), and the share it explains.
+def value_calibration(problem: Problem, value: Value) -> dict[str, Any]:
+    """Slope of the realised return-to-go on V (each V read on users it was not fitted on), the share it explains, and tenths.
 
-    Taken within each V group, whose intercepts are fitted: the level is not the question.
+    Taken within each V group, whose intercepts are fitted: the level is not the question. tenths: as `calibrate_value` has them.
     """
     v, g = value.v.astype(np.float64), value.ret.astype(np.float64)
     for group in range(int(problem.group.max()) + 1):
@@ -81,7 +81,8 @@ def value_calibration(problem: Problem, value: Value) -> dict[str, float]:
     square = float(v @ v)
     slope = float(v @ g) / square if square > 0 else float("nan")
     total = float(g @ g)
-    return {"slope": slope, "explained_share": 1 - float(np.square(g - v).sum()) / total if total > 0 else 0.0}
+    share = 1 - float(np.square(g - v).sum()) / total if total > 0 else 0.0
+    return {"slope": slope, "explained_share": share, "tenths": tenths(value.v, value.ret)}
 
 
 def step_report(problem: Problem, action: np.ndarray) -> dict[str, Any]:
@@ -114,12 +115,6 @@ def step_report(problem: Problem, action: np.ndarray) -> dict[str, Any]:
     }
 
 
-def edge_share(y: np.ndarray, varied: np.ndarray) -> float:
-    """Share of moves y [n, A], in half-widths, that lie at the box's edge, over the varied dimensions (bool [A])."""
-    edge = sum(int((np.abs(y[rows][:, varied]) > EDGE).sum()) for rows in chunks(len(y)))
-    return edge / max(len(y) * int(varied.sum()), 1)
-
-
 def warnings_of(report: dict[str, Any]) -> list[str]:
     """Named warnings, each with the number that raised it."""
     found = []
@@ -133,7 +128,9 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
     # what the learner wanted: its step is shortened, and none so short lies at the edge everywhere
     edge = max(step["edge_share"], report["algorithm"].get("wanted_edge_share", 0.0))
     if edge > 0.65:
-        found.append(f"corner_everywhere: it wants the box's edge in {edge:.0%} of dimensions; slopes are likely noise")
+        found.append(
+            f"corner_everywhere: it wants the box's edge in {edge:.0%} of dimensions; the best lies outside, or slopes are noise"
+        )
     action = report["algorithm"].get("held_out_action", {})
     slope = action.get("slope", float("nan"))
     if np.isfinite(slope) and not 0.5 <= slope <= 2.0:

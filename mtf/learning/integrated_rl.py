@@ -15,7 +15,7 @@ are not, and in phi(s') the others are set to their mean; the actor sees them al
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,6 @@ from mtf.errors import InputError
 from mtf.learning import penalty
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.critic_report import calibrate_action, calibrate_value, critic_warnings
-from mtf.learning.diagnostics import edge_share
 from mtf.learning.networks import Actor, AdvantageCritics, JointCritics, SlateCritics, soft_update
 from mtf.learning.problem import Problem, users_held_out
 from mtf.learning.progress import Progress
@@ -53,7 +52,8 @@ class IntegratedRLConfig(TrainerConfig):
         v4's `y = r + gamma (Q' - alpha d)`, right also where values are negative.
     continuous: d without its jump at the bound.
     bootstrap: each critic sees each user with a Poisson(1) weight, so that their spread is sampling error.
-    form: `advantage` Q = V + A, `slate` the same with A through the slates that actions rank (`slate_critics`), `joint` an MLP.
+    form: `advantage` Q = V + A, `slate` the same with A through the slates that actions rank (`slate_critics`; `advantage` takes
+        over where they are not all that an action does), `joint` an MLP.
     """
 
     critics: int = 8
@@ -115,14 +115,17 @@ def critic_loss(
             next_q = next_q - config.alpha * penalty.distance(excess, continuous=config.continuous)
         reward = batch.reward.T.repeat_interleave(len(next_q) // batch.reward.shape[1], dim=0)
         y = reward + gamma * (1 - batch.done) * next_q
-    if isinstance(critics, JointCritics):
-        q = critics(batch.now, batch.u)
-    else:
-        # rows that did not explore fit V alone
-        q = critics.value(batch.now) + batch.signal * critics.logged_part(batch)
+    q = logged_value(critics, batch)
     weight = batch.weight.T if batch.weight.dim() == 2 else batch.weight
     each = (weight * (q - y).square()).mean(1)
     return CriticLoss(each.sum(), each.detach(), y.mean())
+
+
+def logged_value(critics: Critics, batch: Batch) -> torch.Tensor:
+    """Q_i of the logged actions [q m, n]; of rows that did not explore V alone."""
+    if isinstance(critics, JointCritics):
+        return critics(batch.now, batch.u)
+    return critics.value(batch.now) + batch.signal * critics.logged_part(batch)
 
 
 def actor_loss(critics: Critics, actor: Actor, batch: Batch, unit: torch.Tensor, config: IntegratedRLConfig) -> ActorLoss:
@@ -136,9 +139,15 @@ def actor_loss(critics: Critics, actor: Actor, batch: Batch, unit: torch.Tensor,
 
 
 def require(problem: Problem, config: IntegratedRLConfig) -> None:
-    """Raises InputError where the actor would never move, or where `form = slate` has no candidates to replay."""
+    """Raises InputError where the actor would never move, where a setting changes nothing, or where `form = slate` has no
+    candidates to replay."""
     if config.steps < config.delay:
         raise InputError(f"--steps {config.steps}: the actor moves every {config.delay} steps; take more, or --set delay=")
+    unread = {"head_lr": "form=joint", "head_decay": "form=joint"} if config.form == "joint" else {}
+    unread |= {"alpha": "target=phi"} if config.target == "phi" else {}
+    for name, why in unread.items():
+        if getattr(config, name) != getattr(type(config)(), name):
+            raise InputError(f"--set {name}={getattr(config, name):g}: changes nothing where {why}; leave it out, or change that")
     if config.form == "slate":
         from mtf.learning.slate_critics import require_candidates
 
@@ -162,9 +171,14 @@ def learn(
     slates, held = None, users_held_out(problem, config.held_out)
     if config.form == "slate":
         from mtf.learning.slate_critics import slate_part
+        from mtf.learning.slate_replay import SlateReplayConfig
 
         slates = slate_part(problem, value, scale, held=held, seed=seed, progress=progress, by_head=by_head)
         mediated = slates.report
+        # as in `slate_replay`: where the action acts past its slates, what slates are worth is not what it is worth
+        if (z := mediated["direct_effect"]["max_z"]) > SlateReplayConfig().max_z:
+            mediated["warnings"] = [f"mediation_fails: the residual still has a slope on the action, max |z| {z:.1f}"]
+            slates, config = None, replace(config, form="advantage")
     rows = tensors(
         problem,
         scale,
@@ -175,7 +189,9 @@ def learn(
     )
     agent = IntegratedAgent(problem, rows.all, config, seed, slates)
     pool, kept = (torch.from_numpy(np.flatnonzero(of)) for of in (~held, held))
-    trained = fit(agent, rows, pool, kept, config, seed=seed, name="integrated_rl", progress=progress, checkpoints=checkpoints)
+    returns = torch.from_numpy(value.ret / scale)[kept]
+    name = "integrated_rl"
+    trained = fit(agent, rows, pool, kept, returns, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)
     with torch.no_grad():
         return _result(problem, value, config, agent, rows, held, scale, trained, mediated)
 
@@ -205,6 +221,8 @@ class IntegratedAgent(Agent):
         self.modules = nn.ModuleDict(
             {"critics": self.critics, "actor": self.actor, "target": self.target, "target_actor": self.target_actor}
         )
+        # the last one, for the steps between
+        self.modules.register_buffer("actor_loss", torch.zeros(()))
         groups = [{"params": rest, "lr": config.value_lr, "weight_decay": 0.0}]
         if heads:
             groups.append({"params": heads, "lr": config.head_lr, "weight_decay": config.head_decay})
@@ -223,19 +241,17 @@ class IntegratedAgent(Agent):
         loss = critic_loss(self.critics, self.target, self.target_actor, batch, self.unit, self.gamma, config)
         descend(self.optimisers["critics"], loss.total, self.critics.parameters())
         if step % config.delay == 0:
-            descend(
-                self.optimisers["actor"],
-                actor_loss(self.critics, self.actor, batch, self.unit, config).total,
-                self.actor.parameters(),
-            )
+            actor = actor_loss(self.critics, self.actor, batch, self.unit, config)
+            descend(self.optimisers["actor"], actor.total, self.actor.parameters())
+            self.modules.actor_loss.copy_(actor.total.detach())
             soft_update(self.target, self.critics, config.tau)
             soft_update(self.target_actor, self.actor, config.tau)
-        return {"td_error": loss.each.mean(), "target": loss.target}
+        return {"td_error": loss.each.mean(), "target": loss.target, "actor": self.modules.actor_loss}
 
-    def held_out_loss(self, batch: Batch) -> torch.Tensor:
-        """Mean TD error of the critics."""
-        loss = critic_loss(self.critics, self.target, self.target_actor, batch, self.unit, self.gamma, self.config)
-        return loss.each.mean()
+    def values(self, batch: Batch) -> torch.Tensor:
+        """Means over each group's critics, summed over the groups."""
+        q = logged_value(self.critics, batch)
+        return q.unflatten(0, (batch.reward.shape[1], -1)).mean(1).sum(0)
 
 
 def _user_weights(problem: Problem, config: IntegratedRLConfig, seed: int) -> np.ndarray:
@@ -276,8 +292,7 @@ def _result(
     wanted = problem.moves(problem.step_action(move))
     step = shorten(wanted, config.max_rms_step, varied, arrays)
     report: dict[str, Any] = {
-        "rms_wanted": step.rms_wanted,
-        "wanted_edge_share": edge_share(wanted, varied),
+        **step.report(),
         "reward_scale": scale,
         "curve": trained.curve,
         "flat": trained.flat,
@@ -286,8 +301,8 @@ def _result(
         "held_out_action": calibrate_action(problem, value, held, a * scale),
         "held_out_value": calibrate_value(value, held, (total + a) * scale),
         "spread": float(spread.mean()) * scale,
-        "warnings": [*critic_warnings(value, values_all, scale, q), *_sign(value, config)],
         **extra,
+        "warnings": [*extra.get("warnings", []), *critic_warnings(value, values_all, scale, q), *_sign(value, config)],
     }
     return Learned(problem.step_action(step.y), report)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, boxed, from_center, run
+from mtf.learning.actor_critic import ActorCritic, OneRateConfig, boxed, from_center, run
 from mtf.learning.backprop import ActorPass, Flat, Pass, squared_error
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import Actor, JointCritics, Stack, soft_update
@@ -24,7 +24,7 @@ from mtf.learning.value import Value
 
 
 @dataclass(frozen=True, kw_only=True)
-class IQLConfig(ActorCriticConfig):
+class IQLConfig(OneRateConfig):
     """expectile: tau (.7 to .9). temperature: beta, in units of the returns' standard deviation (1 to 10).
     max_weight: the largest weight of a row (10 to 1000)."""
 
@@ -83,9 +83,6 @@ class IQL(ActorCritic):
     def target_value(self, batch: Batch) -> torch.Tensor:
         """`r + gamma (1 - done) V(s')` [n]."""
         return batch.reward.sum(1) + self.gamma * (1 - batch.done) * self.value(batch.next[0])[0, :, 0]
-
-    def held_out_loss(self, batch: Batch) -> torch.Tensor:
-        return squared_error(self.critics(batch.now, batch.u), self.target_value(batch))[0] / 2
 
     def move(self, batch: Batch) -> torch.Tensor:
         return from_center(boxed(self.actor, batch.z, batch.box, self.unit), batch.box, self.unit)

@@ -209,7 +209,7 @@ def train_on(
             },
             "value": value_calibration(problem, value),
             "tests": slope_tests(problem, value),
-            "step": {**step_report(problem, answer), "shrunk": shrunk},
+            "step": _step_taken(step_report(problem, answer), learned.report, shrunk),
             "distilled": distilled.report(),
         }
     report["warnings"] = [*problem.warnings, *warnings, *learned.report.get("warnings", []), *warnings_of(report)]
@@ -222,6 +222,12 @@ def train_on(
     if out is not None:
         write_atomic(Path(out) / "train.json", msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     return TrainResult(distilled.policy, sha, report)
+
+
+def _step_taken(step: dict[str, Any], learned: Mapping[str, Any], shrunk: float) -> dict[str, Any]:
+    """The step's report and by how much it was shrunk: `shrunk` by distilling, `of_wanted` of all that the algorithm wanted."""
+    wanted = learned.get("rms_wanted", 0.0)
+    return {**step, "shrunk": shrunk} | ({"of_wanted": step["rms_y"] / wanted} if wanted > 0 else {})
 
 
 def _fresh_place(out: Path, read: Mapping[str, Path | str | None]) -> None:

@@ -15,7 +15,7 @@ import torch
 from mtf.errors import InputError
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
-from mtf.learning.slate_replay import Replay, SlateReplayConfig, enough_logged, replayed_rows
+from mtf.learning.slate_replay import Replay, SlateReplayConfig, direct_effect, enough_logged, replayed_rows
 from mtf.learning.slates import plug_in_weights
 from mtf.learning.value import Value
 
@@ -61,7 +61,10 @@ def slate_part(
     rows = replayed_rows(problem)
     replay = Replay(problem, value, SlateReplayConfig(), rows, seed, progress, keep=True, held=held)
     assert replay.effects is not None
-    worth = replay.fit(replay.moments).worth or {"value": 0.0, "sd": 1.0}
+    moments = replay.moments
+    posterior = replay.fit(moments)
+    test = direct_effect(posterior, moments, replay.model, replay.direct)
+    worth = posterior.worth or {"value": 0.0, "sd": 1.0}
     # as in `step.evidence_step`: nothing for one standard deviation, all for two; the critics share it, so no spread doubts it
     trusted = worth["value"] * float(np.clip(abs(worth["value"]) / worth["sd"] - 1, 0, 1))
 
@@ -83,5 +86,5 @@ def slate_part(
         slopes=tensor(replay.slopes),
         second=tensor(replay.second),
         prior=tensor(prior),
-        report={"plug_in_scale": replay.plug_in_scale, "plug_in_worth": worth, "plug_in_trusted": trusted},
+        report={"direct_effect": test, "plug_in_scale": replay.plug_in_scale, "plug_in_worth": worth, "plug_in_trusted": trusted},
     )

@@ -102,7 +102,7 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
     report: dict[str, Any] = {
         "used": "slate_replay",
         "direct_effect": test,
-        "rms_wanted": step.rms_wanted,
+        **step.report(),
         "held_out_action": held_out,
         "global_slope": c[:, 0].tolist(),
         "global_slope_sd": np.sqrt(np.maximum(np.diag(c_cov)[:: c.shape[1]], 0)).tolist(),

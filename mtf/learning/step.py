@@ -7,11 +7,14 @@ few, noise that they share looks sure. So users that the advantage was not learn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mtf.transitions.arrays import Arrays, chunks
+
+EDGE = 0.9
+"""Half-widths from which a move counts as at the box's edge."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,17 @@ class Slopes:
 
 @dataclass(frozen=True)
 class Step:
-    """y float32 [n, A], in half-widths. rms_wanted: root mean square before the limit; rms: after."""
+    """y float32 [n, A], in half-widths. rms_wanted: root mean square before the limit; rms: after. wanted_edge_share: of the
+    moves before the limit over the varied dimensions, how many lie at the box's edge."""
 
     y: np.ndarray
     rms_wanted: float
     rms: float
+    wanted_edge_share: float
+
+    def report(self) -> dict[str, float]:
+        """What was wanted."""
+        return {"rms_wanted": self.rms_wanted, "wanted_edge_share": self.wanted_edge_share}
 
 
 def evidence_step(
@@ -63,7 +72,8 @@ def evidence_step(
     def rms(y: np.ndarray) -> float:
         return _rms(y, varied)
 
-    wanted, rho = rms(length(0.0, few_size, few_gate)), 0.0
+    longest = length(0.0, few_size, few_gate)
+    wanted, rho = rms(longest), 0.0
     if wanted > max_rms:
         low, high = 0.0, float(few_size.max()) / max_rms
         for _ in range(50):
@@ -74,7 +84,7 @@ def evidence_step(
         len(slopes.mean),
         lambda rows: ((np.sign(slopes.mean[rows]) * length(rho, *evidence(rows))).astype(np.float32),),
     )
-    return Step(y, wanted, rms(y))
+    return Step(y, wanted, rms(y), edge_share(longest, varied))
 
 
 def confirmed(step: Step, z: float, *, threshold: float, arrays: Arrays | None = None) -> tuple[Step, float]:
@@ -83,14 +93,14 @@ def confirmed(step: Step, z: float, *, threshold: float, arrays: Arrays | None =
     z: standard deviations by which users that it was not learned from confirm the advantage (`result.calibration`).
     """
     share = float(np.clip(z - threshold, 0, 1))
-    return Step(_part(step.y, share, arrays), step.rms_wanted, share * step.rms), share
+    return replace(step, y=_part(step.y, share, arrays), rms=share * step.rms), share
 
 
 def shorten(y: np.ndarray, max_rms: float, varied: np.ndarray, arrays: Arrays | None = None) -> Step:
     """A step of another maker, all of it shortened by one factor where its root mean square exceeds `max_rms`."""
     rms = _rms(y, varied)
     factor = min(1.0, max_rms / rms) if rms > 0 else 1.0
-    return Step(_part(y, factor, arrays), rms, rms * factor)
+    return Step(_part(y, factor, arrays), rms, rms * factor, edge_share(y, varied))
 
 
 def linear_slopes(phi: np.ndarray, mean: np.ndarray, cov: np.ndarray, arrays: Arrays | None = None) -> Slopes:
@@ -110,6 +120,12 @@ def blocks(cov: np.ndarray, width: int) -> np.ndarray:
     """The blocks [A, P, P] of each dimension in the covariance [A P, A P] of all coefficients."""
     p = len(cov) // width
     return np.stack([cov[d * p : (d + 1) * p, d * p : (d + 1) * p] for d in range(width)])
+
+
+def edge_share(y: np.ndarray, varied: np.ndarray) -> float:
+    """Share of moves y [n, A], in half-widths, that lie at the box's edge, over the varied dimensions (bool [A])."""
+    edge = sum(int((np.abs(y[rows][:, varied]) > EDGE).sum()) for rows in chunks(len(y)))
+    return edge / max(len(y) * int(varied.sum()), 1)
 
 
 def _part(y: np.ndarray, factor: float, arrays: Arrays | None) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mtf.learning import parallel
-from mtf.learning.actor_critic import ActorCritic, ActorCriticConfig, boxed, from_center, run
+from mtf.learning.actor_critic import ActorCritic, OneRateConfig, boxed, from_center, run
 from mtf.learning.backprop import ActorPass, Flat, Pass, squared_error
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import Actor, JointCritics, soft_update
@@ -24,12 +24,12 @@ from mtf.learning.result import Learned
 from mtf.learning.rows import Batch
 from mtf.learning.value import Value
 
-Slopes = tuple[torch.Tensor, torch.Tensor]
-"""Of a loss in q [n] and in u [n, A]."""
+ActorLoss = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""A loss, and its slopes in q [n] and in u [n, A]."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TD3Config(ActorCriticConfig):
+class TD3Config(OneRateConfig):
     """delay: critic updates a policy update (1 to 4). noise, noise_clip: spread and bound of the noise on the target's action,
     in half-widths (.1 to .5, .2 to 1)."""
 
@@ -49,21 +49,19 @@ def target_value(
 
 
 def policy_gradient(
-    critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Tensor, slopes: Callable[[torch.Tensor, torch.Tensor], Slopes]
-) -> list[torch.Tensor]:
-    """`grad mu . (grad_u Q_1 by_q + by_u)`: a loss' slopes in the actor's parameters, in their order (Silver et al., 2014).
-
-    `slopes(q, u)` gives (by_q, by_u), the loss' slopes in q = Q_1(s, mu(s)) [n] and in u = mu(s) [n, A].
-    """
+    critics: JointCritics, actor: Actor, batch: Batch, unit: torch.Tensor, loss: Callable[[torch.Tensor, torch.Tensor], ActorLoss]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """`loss(q, u)` at q = Q_1(s, mu(s)) [n], u = mu(s) [n, A], and its slopes in the actor's parameters, in their order:
+    `grad mu . (grad_u Q_1 by_q + by_u)` (Silver et al., 2014)."""
     mu = ActorPass(actor, batch.z, batch.box, unit)
     q = Pass(critics.net, torch.cat([batch.now[1], mu.u], dim=1), 1)
-    by_q, by_u = slopes(q.out[0, :, 0], mu.u)
-    return mu.parameters(by_u + q.input(by_q[None, :, None])[0, :, -mu.u.shape[1] :])
+    found, by_q, by_u = loss(q.out[0, :, 0], mu.u)
+    return found, mu.parameters(by_u + q.input(by_q[None, :, None])[0, :, -mu.u.shape[1] :])
 
 
-def actor_slopes(q: torch.Tensor, u: torch.Tensor) -> Slopes:
-    """Of the actor's loss `-mean q`."""
-    return torch.full_like(q, -1 / len(q)), torch.zeros_like(u)
+def actor_loss(q: torch.Tensor, u: torch.Tensor) -> ActorLoss:
+    """`-mean q`."""
+    return -q.mean(), torch.full_like(q, -1 / len(q)), torch.zeros_like(u)
 
 
 class TD3(ActorCritic):
@@ -78,6 +76,8 @@ class TD3(ActorCritic):
         self.modules = nn.ModuleDict(
             {"critics": self.critics, "actor": self.actor, "target": self.target, "target_actor": self.target_actor}
         )
+        # the last one, for the steps between
+        self.modules.register_buffer("actor_loss", torch.zeros(()))
         self.learned = {name: Flat(self.modules[name].parameters(), config.lr) for name in ("critics", "actor")}
         self.optimisers = {name: flat.adam for name, flat in self.learned.items()}
 
@@ -90,23 +90,20 @@ class TD3(ActorCritic):
             loss, by_q = squared_error(q.out[..., 0], y)
             self.learned["critics"].step(q.parameters(by_q[..., None]))
             if step % config.delay == 0:
-                gradient = policy_gradient(self.critics, self.actor, batch, self.unit, partial(self.actor_slopes, batch))
+                actor, gradient = policy_gradient(self.critics, self.actor, batch, self.unit, partial(self.actor_loss, batch))
+                self.modules.actor_loss.copy_(actor)
                 self.learned["actor"].step(gradient)
                 soft_update(self.target, self.critics, config.tau)
                 soft_update(self.target_actor, self.actor, config.tau)
-            return {"td_error": loss / 2}
+            return {"td_error": loss / 2, "actor": self.modules.actor_loss}
 
     def target_value(self, batch: Batch, noise: torch.Tensor) -> torch.Tensor:
         """What the critics are held to [n]."""
         return target_value(self.target, self.target_actor, batch, self.unit, self.gamma, noise)
 
-    def actor_slopes(self, batch: Batch, q: torch.Tensor, u: torch.Tensor) -> Slopes:
-        """Of the actor's loss where Q_1(s, u) is q."""
-        return actor_slopes(q, u)
-
-    def held_out_loss(self, batch: Batch) -> torch.Tensor:
-        y = self.target_value(batch, torch.zeros(len(batch), self.width))
-        return squared_error(self.critics(batch.now, batch.u), y)[0] / 2
+    def actor_loss(self, batch: Batch, q: torch.Tensor, u: torch.Tensor) -> ActorLoss:
+        """The actor's loss where Q_1(s, u) is q."""
+        return actor_loss(q, u)
 
     def move(self, batch: Batch) -> torch.Tensor:
         return from_center(boxed(self.actor, batch.z, batch.box, self.unit), batch.box, self.unit)

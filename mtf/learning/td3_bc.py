@@ -17,7 +17,7 @@ from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch
-from mtf.learning.td3 import TD3, Slopes, TD3Config
+from mtf.learning.td3 import TD3, ActorLoss, TD3Config
 from mtf.learning.value import Value
 
 
@@ -28,13 +28,15 @@ class TD3BCConfig(TD3Config):
     alpha: float = 2.5
 
 
-def actor_slopes(q: torch.Tensor, u: torch.Tensor, logged: torch.Tensor, alpha: float, varied: int) -> Slopes:
-    """Of the loss `-alpha mean q / mean |q| + mean (u - u_logged)^2`, the square a mean over the `varied` dimensions, too.
+def actor_loss(q: torch.Tensor, u: torch.Tensor, logged: torch.Tensor, alpha: float, varied: int) -> ActorLoss:
+    """`-alpha mean q / mean |q| + mean (u - u_logged)^2`, the square a mean over the `varied` dimensions, too.
 
     mean |q| is a mere number, as in the paper, and 1e-6 at least.
     """
     size = parallel.mean(q.abs().mean()).clamp(min=1e-6)
-    return (-alpha / len(q) / size).expand(len(q)), (u - logged) * (2 / len(q) / varied)
+    away, n = u - logged, len(q)
+    loss = -alpha * q.mean() / size + away.square().sum(1).mean() / varied
+    return loss, (-alpha / n / size).expand(n), away * (2 / n / varied)
 
 
 class TD3BC(TD3):
@@ -46,8 +48,8 @@ class TD3BC(TD3):
         super().__init__(problem, rows, config, generator)
         self.varied = max(int((problem.half_width > 0).sum()), 1)
 
-    def actor_slopes(self, batch: Batch, q: torch.Tensor, u: torch.Tensor) -> Slopes:
-        return actor_slopes(q, u, batch.u, self.config.alpha, self.varied)
+    def actor_loss(self, batch: Batch, q: torch.Tensor, u: torch.Tensor) -> ActorLoss:
+        return actor_loss(q, u, batch.u, self.config.alpha, self.varied)
 
 
 def learn(

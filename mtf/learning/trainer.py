@@ -1,4 +1,4 @@
-"""The loop of every learner of gradient steps: batches, steps, held-out loss, checkpoints.
+"""The loop of every learner of gradient steps: batches, steps, held-out users, checkpoints.
 
 A learner is an `Agent`: modules, optimisers, and `update`, one step on a batch that returns its losses as values. A run that
 is killed goes on from its last checkpoint and ends in the same parameters, bit by bit (same threads and build).
@@ -57,8 +57,8 @@ class Agent(ABC):
         """Step number `step` (from 1) on a batch; the losses as detached scalars."""
 
     @abstractmethod
-    def held_out_loss(self, batch: Batch) -> torch.Tensor:
-        """What held-out users say of the critics: a scalar, less is better. Draws nothing."""
+    def values(self, batch: Batch) -> torch.Tensor:
+        """Q(s, a) of the logged actions [n] by all critics together, in units of the reward scale. Draws nothing."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def fit(
     rows: Rows,
     pool: torch.Tensor,
     held: torch.Tensor,
+    returns: torch.Tensor,
     config: TrainerConfig,
     *,
     seed: int,
@@ -95,7 +96,9 @@ def fit(
 ) -> Trained:
     """Train `agent` for `config.steps` on the rows numbered in `pool`; it is left with the parameters to keep.
 
-    held: numbers of the held-out rows. checkpoints: where to write them and to resume from.
+    held: numbers of the held-out rows. returns: what was realised from each of them on, in units of the reward scale: unlike a
+    TD error, whose targets grow with the values, it is one yardstick for all steps. checkpoints: where to write them and to
+    resume from.
     Raises InputError where a checkpoint is of another training, where no row is left to train on, where processes cannot share
     the batch evenly, or where a loss diverges.
     """
@@ -109,8 +112,8 @@ def fit(
     begin = 0
     if checkpoints is not None and (found := checkpoints.load(agent)) is not None:
         begin, curve, best = found.step, found.curve, found.best
-    sample = held[torch.linspace(0, len(held) - 1, min(len(held), HELD_OUT_ROWS)).long()] if len(held) else held
-    watched = rows.take(sample) if len(held) else None
+    sample = torch.linspace(0, len(held) - 1, min(len(held), HELD_OUT_ROWS)).long() if len(held) else held
+    watched, realised = rows.take(held[sample]) if len(held) else None, returns[sample]
     every = max(config.steps // CURVE_POINTS, 1)
     for step in progress.over(range(begin + 1, config.steps + 1), name):
         losses = agent.update(rows.take(draw(pool, step, config.batch, seed)), step)
@@ -119,7 +122,7 @@ def fit(
             _finite(point, name)
             if watched is not None:
                 with torch.no_grad():
-                    point["held_out"] = float(agent.held_out_loss(watched))
+                    point["held_out"] = float((agent.values(watched) - realised).square().mean())
                 if point["held_out"] < best[0]:
                     best = (point["held_out"], step, {k: v.clone() for k, v in agent.modules.state_dict().items()})
             curve.append(point)

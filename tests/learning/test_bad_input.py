@@ -173,6 +173,9 @@ def test_an_output_that_would_delete_what_it_should_not(tmp_path):
         ({"algorithm": "td3", "overrides": {"steps": "7"}, "steps": 5}, "--steps 5, but --set steps=7; give one of the two"),
         ({"algorithm": "td3", "overrides": {"batch": "100000000000000"}}, "--set batch=1e[+]14: keep it from 1 to"),
         ({"algorithm": "slate_replay", "overrides": {"draws": "3"}}, "--set draws=3: keep it even and at least 4"),
+        ({"algorithm": "naive", "overrides": {"head_lr": "0.1"}}, "--set head_lr=0.1: changes nothing where form=joint"),
+        ({"algorithm": "integrated_rl", "overrides": {"alpha": "0"}}, "--set alpha=0: changes nothing where target=phi"),
+        ({"algorithm": "batch_rl", "overrides": {"lr": "0.1"}}, "--set lr: no such setting; there are .*vae_lr"),
         ({"algorithm": "naive", "steps": 10}, "--steps 10: the actor moves every 15 steps; take more, or --set delay="),
     ],
 )

@@ -181,3 +181,16 @@ def test_without_candidates_it_is_refused(data):
     found = part(problem, fit_value(problem)).effects
     assert not found[:753].any()
     assert found[753:].any(axis=1).mean() > 0.3
+
+
+def test_where_an_action_acts_past_its_slates_the_critics_do_without_them(data):
+    """As in slate replay: the fourth dimension hardly moves a slate, and a reward that it moves cannot come through one."""
+    problem = prepare(replace(data, reward=(data.reward + 1.5 * data.action[:, 3:]).astype(np.float32)), "logged")
+    found = learn(problem, fit_value(problem), SMALL, seed=0, progress=Progress(False))
+    assert found.report["direct_effect"]["max_z"] > 4
+    assert found.report["warnings"][0].startswith("mediation_fails")
+    assert found.action.mean(axis=0)[3] > 0.1
+    through = prepare(data, "logged")
+    kept = learn(through, fit_value(through), SMALL, seed=0, progress=Progress(False))
+    assert kept.report["direct_effect"]["max_z"] < 4
+    assert not any(warning.startswith("mediation_fails") for warning in kept.report["warnings"])

@@ -59,10 +59,10 @@ def test_a_fixed_dimension_stays_and_does_not_count():
 @pytest.mark.parametrize(("z", "share"), [(-3.0, 0), (0.0, 0), (1.0, 0), (1.25, 0.25), (2.0, 1), (9.0, 1)])
 def test_a_step_is_taken_as_far_as_other_users_confirm_it(z, share):
     y = np.array([[0.4, -0.2], [0.0, 1.0]], np.float32)
-    found, taken = confirmed(Step(y, 0.9, 0.5), z, threshold=1.0)
+    found, taken = confirmed(Step(y, 0.9, 0.5, 0.1), z, threshold=1.0)
     assert taken == share
     np.testing.assert_allclose(found.y, share * y)
-    assert (found.rms_wanted, found.rms) == (0.9, share * 0.5)
+    assert (found.rms_wanted, found.rms, found.wanted_edge_share) == (0.9, share * 0.5, 0.1)
 
 
 def test_blocks_are_those_of_each_dimension():

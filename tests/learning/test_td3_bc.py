@@ -10,7 +10,7 @@ from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
 from mtf.learning.rows import tensors
 from mtf.learning.td3 import policy_gradient, target_value
-from mtf.learning.td3_bc import TD3BC, TD3BCConfig, actor_slopes, learn
+from mtf.learning.td3_bc import TD3BC, TD3BCConfig, actor_loss, learn
 from mtf.learning.value import fit_value
 from tests.evaluation.conftest import make_sessions
 from tests.learning.test_integrated_rl import actor_at, batch
@@ -34,8 +34,8 @@ def test_with_a_linear_q_the_step_does_not_depend_on_its_scale(c):
     actor = actor_at(0.1)
     with torch.no_grad():
         for _ in range(400):
-            slopes = partial(actor_slopes, logged=batch().u, alpha=0.5, varied=1)
-            *_, gradient = policy_gradient(linear(c, 0.0), actor, batch(), UNIT, slopes)
+            loss = partial(actor_loss, logged=batch().u, alpha=0.5, varied=1)
+            *_, gradient = policy_gradient(linear(c, 0.0), actor, batch(), UNIT, loss)[1]
             actor.mlp.biases[-1] -= 0.05 * gradient
         u = boxed(actor, torch.ones(1, 1), batch().box, UNIT)
     assert float(u) == pytest.approx(0.5, abs=1e-3)
@@ -48,15 +48,17 @@ def test_the_actors_slopes_are_those_of_its_loss(scale):
     u, logged = torch.tensor([[0.5, 0.0], [-0.2, 0.0], [0.9, 0.0]]), torch.tensor([[0.0, 0.0], [0.3, 0.0], [-0.4, 0.0]])
     q.requires_grad_(), u.requires_grad_()
     loss = -2.5 * q.mean() / q.detach().abs().mean().clamp(min=1e-6) + torch.nn.functional.mse_loss(u[:, 0], logged[:, 0])
-    for found, expected in zip(actor_slopes(q, u, logged, 2.5, 1), torch.autograd.grad(loss, [q, u]), strict=True):
-        torch.testing.assert_close(found, expected)
+    found, *slopes = actor_loss(q, u, logged, 2.5, 1)
+    torch.testing.assert_close(found, loss)
+    for slope, expected in zip(slopes, torch.autograd.grad(loss, [q, u]), strict=True):
+        torch.testing.assert_close(slope, expected)
 
 
 def test_cloning_weighs_the_same_in_one_dimension_and_in_two():
     """As F.mse_loss has it: the square is a mean over the dimensions that vary."""
-    one, two = (actor_slopes(torch.ones(3), torch.full((3, k), 0.5), torch.zeros(3, k), 0.5, k)[1] for k in (1, 2))
-    torch.testing.assert_close(one.sum(), two.sum())
-    assert float(one[0, 0]) == pytest.approx(2 * 0.5 / 3)
+    found = [actor_loss(torch.ones(3), torch.full((3, k), 0.5), torch.zeros(3, k), 0.5, k) for k in (1, 2)]
+    assert [float(loss) for loss, _, _ in found] == pytest.approx([-0.5 + 0.25] * 2)
+    assert [float(by_u.sum()) for _, _, by_u in found] == pytest.approx([0.5 * 2] * 2)
 
 
 def test_the_target_is_the_smaller_of_the_two():
@@ -68,13 +70,12 @@ def test_the_target_is_the_smaller_of_the_two():
     assert float(ended) == pytest.approx(1.0)
 
 
-def test_held_out_users_are_asked_without_noise_and_the_mean_of_both_critics_counts(problem):
+def test_all_critics_together_say_what_the_logged_actions_are_worth(problem):
     rows = tensors(problem, 1.0, own_box=False)
     agent, some = TD3BC(problem, rows.all, TD3BCConfig(), torch.Generator().manual_seed(3)), rows.take(torch.arange(200))
     with torch.no_grad():
-        next_q = agent.target(some.next, boxed(agent.target_actor, some.next_z, some.next_box, agent.unit)).min(0).values
-        y = some.reward.sum(1) + 0.9 * (1 - some.done) * next_q
-        assert float(agent.held_out_loss(some)) == pytest.approx(float((agent.critics(some.now, some.u) - y).square().mean()))
+        one, other = agent.critics(some.now, some.u)
+        torch.testing.assert_close(agent.values(some), (one + other) / 2)
 
 
 def test_the_noise_of_the_targets_action_is_kept_in_the_box():
@@ -100,7 +101,7 @@ def test_an_update_is_what_autograd_makes_of_the_paper(problem):
     adam = {name: torch.optim.Adam(other.modules[name].parameters(), lr=config.lr) for name in ("critics", "actor")}
     for step in range(1, 11):
         some = rows.take(torch.arange(64 * step, 64 * step + 64))
-        agent.update(some, step)
+        found = agent.update(some, step)
         with torch.no_grad():
             next_q = other.target(some.next, boxed(other.target_actor, some.next_z, some.next_box, other.unit)).min(0).values
             y = some.reward.sum(1) + 0.9 * (1 - some.done) * next_q
@@ -111,7 +112,9 @@ def test_an_update_is_what_autograd_makes_of_the_paper(problem):
             u = boxed(other.actor, some.z, some.box, other.unit)
             q = other.critics(some.now, u)[0]
             adam["actor"].zero_grad()
-            (-2.5 * q.mean() / q.detach().abs().mean() + torch.nn.functional.mse_loss(u, some.u)).backward()
+            loss = -2.5 * q.mean() / q.detach().abs().mean() + torch.nn.functional.mse_loss(u, some.u)
+            assert float(found["actor"]) == pytest.approx(float(loss.detach()), abs=1e-5)
+            loss.backward()
             adam["actor"].step()
             for target, source in ((other.target, other.critics), (other.target_actor, other.actor)):
                 for a, b in zip(target.parameters(), source.parameters(), strict=True):

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from mtf.errors import InputError
-from mtf.learning import parallel
+from mtf.learning import parallel, trainer
 from mtf.learning.batch_rl import BatchRL, BatchRLConfig
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.cql_sac import CQLSAC, CQLSACConfig
@@ -32,6 +32,7 @@ from mtf.learning.rows import Batch, tensors
 from mtf.learning.td3 import TD3, TD3Config
 from mtf.learning.td3_bc import TD3BC, TD3BCConfig
 from mtf.learning.trainer import Agent, Trained, TrainerConfig, descend, draw, fit
+from mtf.learning.value import fit_value
 from tests.evaluation.conftest import make_sessions
 
 CONFIG = IntegratedRLConfig(steps=120, batch=64, critics=3, checkpoint_every=30)
@@ -61,8 +62,9 @@ def run(problem, config, checkpoints=None):
         (made_by,) = (kind for kind, of in (NOISY | QUIET).values() if type(of) is type(config))
         agent = made_by(problem, rows.all, config, torch.Generator().manual_seed(5))
     every = torch.arange(len(rows))
+    returns = torch.from_numpy(fit_value(problem).ret)[:50]
     trained = fit(
-        agent, rows, every[50:], every[:50], config, seed=5, name="t", progress=Progress(False), checkpoints=checkpoints
+        agent, rows, every[50:], every[:50], returns, config, seed=5, name="t", progress=Progress(False), checkpoints=checkpoints
     )
     return agent, trained
 
@@ -162,8 +164,8 @@ class Line(Agent):
         descend(self.optimisers["w"], -0.1 * self.w, [self.w])
         return {"loss": (self.w - 1).square().detach()}
 
-    def held_out_loss(self, batch: Batch):
-        return (self.w - 1).square()
+    def values(self, batch: Batch):
+        return self.w.expand(len(batch))
 
 
 @pytest.mark.parametrize(("keep", "expected"), [("last", 2.0), ("best", 1.0)])
@@ -171,9 +173,22 @@ def test_last_and_best_on_held_out_users_are_told_apart(problem, keep, expected)
     rows, agent = tensors(problem, 1.0), Line()
     every = torch.arange(len(rows))
     config = TrainerConfig(steps=20, batch=4, keep=keep)
-    trained = fit(agent, rows, every, every[:10], config, seed=0, name="t", progress=Progress(False))
+    trained = fit(agent, rows, every, every[:10], torch.ones(10), config, seed=0, name="t", progress=Progress(False))
     assert trained.best_step == 10
     assert float(agent.w.detach()) == pytest.approx(expected)
+
+
+def test_held_out_users_judge_by_what_was_realised_on_their_own_rows(problem, monkeypatch):
+    class Exact(Line):
+        def values(self, batch: Batch):
+            return batch.reward[:, 0]
+
+    monkeypatch.setattr(trainer, "HELD_OUT_ROWS", 7)
+    rows, held = tensors(problem, 1.0), torch.arange(100, 130)
+    returns = rows.all.reward[held, 0] + 0.5
+    config = TrainerConfig(steps=1, batch=4)
+    found = fit(Exact(), rows, held, held, returns, config, seed=0, name="t", progress=Progress(False))
+    assert found.curve[-1]["held_out"] == pytest.approx(0.25, rel=1e-5)
 
 
 def test_a_curve_that_still_falls_is_not_flat():
