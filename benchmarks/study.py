@@ -42,7 +42,7 @@ from tqdm import tqdm
 
 import mtf.world
 from benchmarks.study_page import write
-from benchmarks.study_report import GAUSSIAN_SD, TRUTH_SEED, paired, primary, read, render
+from benchmarks.study_report import GAUSSIAN_SD, TRUTH_SEED, paired, primary, read, render, split_learner
 from mtf.errors import InputError
 from mtf.evaluation.gauc import Gauc, weighted_gauc
 from mtf.fileio import sha256_file, write_atomic
@@ -151,7 +151,7 @@ def cell_of(
 def run_cells(world: Path, cells: list[dict[str, Any]], out: Path, judges: Judges, processes: int) -> None:
     """Run those of `cells` that have no file in `out`, each in a thread of its own process."""
     for learner in {cell["learner"] for cell in cells}:
-        name, settings = _split(learner)
+        name, settings = split_learner(learner)
         with_overrides(find_algorithm(name).config, settings)
     played_in = world_sha(world)
     for cell in cells:
@@ -231,7 +231,7 @@ def excerpt(out: Path, users: int) -> None:
 
 def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[str, Any]]:
     """One row a training."""
-    learner, settings = _split(cell["learner"])
+    learner, settings = split_learner(cell["learner"])
     start = bootstrap_policy(world.spec)
     policy, days = start, []
     progressive = cell["exploration"] == "D3"
@@ -268,7 +268,7 @@ def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[st
                 "step": {k: found.report["step"][k] for k in ("rms_y", "edge_share", "mean_abs_move", "shrunk")},
                 "tests": {k: found.report["tests"][k] for k in ("mean_abs_z", "signal_p", "p")},
                 "learned": {k: found.report["algorithm"].get(k) for k in LEARNED},
-                "held_out": [point["held_out"] for point in found.report["algorithm"].get("curve", []) if "held_out" in point],
+                "held_out_error": [p["held_out"] for p in found.report["algorithm"].get("curve", []) if "held_out" in p],
                 "rows": found.report["rows"]["used"],
                 "sessions": found.report["rows"]["sessions"],
                 "warnings": [w.split(":")[0] for w in found.report["warnings"]],
@@ -342,7 +342,7 @@ def _truths(folder: Path, judges: Judges) -> _Truths:
 def _groups(truth: Truth) -> list[float]:
     """Mean session reward of JUDGES groups of users, the same for every policy."""
     order = np.random.default_rng(0).permutation(len(truth.sessions))
-    return [round(float(truth.sessions[part].mean()), 4) for part in np.array_split(order, JUDGES)]
+    return [round(float(truth.sessions[part].mean()), 4) for part in np.arraysplit_learner(order, JUDGES)]
 
 
 def world_sha(folder: Path) -> str:
@@ -360,12 +360,6 @@ def _hashed(files: list[Path]) -> str:
     """Of their names and bytes, 12 hex digits."""
     lines = "".join(f"{file.name} {sha256_file(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()[:12]
-
-
-def _split(learner: str) -> tuple[str, dict[str, str]]:
-    """`name:key=value:key=value` as a name and its settings."""
-    name, *settings = learner.split(":")
-    return name, dict(s.replace("+", ",").split("=") for s in settings)
 
 
 def _name(cell: dict[str, Any]) -> str:

@@ -47,8 +47,8 @@ LEGEND = """\
 Two tables a world: true session reward over the start by round (mean over seeds; standard error), then the last round's policy:
 its worst seed, and the worst round of any seed; shares of the headroom and of the information ceiling of a learner without a
 model of the slate (if the best action depends on five features, and on all of them), MTF-GAUC, valid watches (UVC) and time
-watched (UDT) over the start's in %, trainings whose held-out loss was flat at the end (of those that take steps), rounds with a
-warning."""
+watched (UDT) over the start's in %, steps of a training and the rows of each, trainings whose critics' error on held-out users'
+returns had come to rest within 1 % (of those whose cell keeps it), rounds with a warning."""
 PAIRED = """\
 Paired by seed. The same users judge all policies: the spread over seeds does not hold what other users would have said, so both
 errors are printed, and p is of both together, after Holm within its family, pairs that were not run among it; "-" below five
@@ -65,34 +65,47 @@ SETTINGS = (
     "target=subtract:alpha=0",
     "form=slate",
     "critic_hidden=64+64:actor_hidden=64",
+    "continuous=True",
+    "max_rms_step=1",
 )
-PARTS = ("curvature=False", "plug_in=False", "confirm=0", "fresh")
+PARTS = ("curvature=False", "plug_in=False", "confirm=0", "fresh", "threshold=0:kappa=0.001", "max_rms_step=1")
+RESTED = ("td3_bc:tau=0.05", "td3:tau=0.05", "ddpg:tau=0.05", "iql:tau=0.05", "cql_sac:tau=0.05")
+"""The usual learners with targets ten times as quick: their critics come to rest."""
 
 
-def families() -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """What is asked beside the primary family: (question, world, pairs); Holm within each."""
-    found = []
-    for world in WORLDS[:-1]:
+def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
+    """What is asked beside the primary family: (question, worlds, pairs); Holm within each."""
+    every = WORLDS[:-1]
+    found = [
+        (f"the default against all, {title}", every, _default_against((*OTHERS, *COMPARATORS), kind))
+        for kind, title in KINDS.items()
+    ]
+    for world in ((name,) for name in every):
         found += [
             (f"the default against others, {title}", world, _default_against(OTHERS, kind)) for kind, title in KINDS.items()
         ]
         moves = (("D3", "D2"), ("D2", "D1"))
         learners = ("slate_replay", "integrated_rl", "naive")
         found += [
-            ("the default against the usual learners, one box", world, _default_against(COMPARATORS, "D2")),
+            *(
+                (f"the default against the usual learners, {title}", world, _default_against(COMPARATORS, kind))
+                for kind, title in KINDS.items()
+            ),
             ("rounds, boxes and noise", world, [(f"{of}@{one}", f"{of}@{other}") for of in learners for one, other in moves]),
             ("the ensemble against its naive form", world, [(f"integrated_rl@{kind}", f"naive@{kind}") for kind in KINDS]),
         ]
     ensemble = [(f"integrated_rl:{setting}@D2", "integrated_rl@D2") for setting in SETTINGS]
     replay = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in PARTS]
+    at_rest = [(f"{of}@D2", f"{of.split(':')[0]}@D2") for of in RESTED]
     starts = [(f"{learner}@D3", "start") for learner in ("slate_replay", *OTHERS)]
     return [
         *found,
-        ("the default against the usual learners, in rounds", "personalised", _default_against(COMPARATORS, "D3")),
-        ("what the ensemble's settings are worth", "personalised", ensemble),
-        ("what slate replay's parts are worth", "personalised", replay),
-        ("against the start", "personalised", starts),
-        ("against the start", "null", starts),
+        ("the default against the usual learners at rest", ("personalised",), _default_against(RESTED, "D2")),
+        ("the usual learners at rest against themselves", ("personalised",), at_rest),
+        ("what the ensemble's settings are worth", ("personalised",), ensemble),
+        ("what slate replay's parts are worth", ("personalised",), replay),
+        ("against the start", ("personalised",), starts),
+        ("against the start", ("null",), starts),
     ]
 
 
@@ -110,13 +123,13 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
         "## Paired differences",
         PAIRED,
         "### The five that were committed to",
-        _printed(primary(cells)) if len(_run(cells, PRIMARY_WORLD, PRIMARY)) == len(PRIMARY) else "Some of them were not run.",
+        _printed(primary(cells)) if len(_run(cells, (PRIMARY_WORLD,), PRIMARY)) == len(PRIMARY) else "Some of them were not run.",
     ]
-    for question, world, pairs in families():
-        if there := _run(cells, world, pairs):
+    for question, worlds_of, pairs in families():
+        if there := _run(cells, worlds_of, pairs):
             parts += [
-                f"### {world}: {question}",
-                _printed(paired(cells, [world], there, USERS, DAYS, BOX, "a family of its own", len(pairs))),
+                f"### {', '.join(worlds_of)}: {question}",
+                _printed(paired(cells, worlds_of, there, USERS, DAYS, BOX, "a family of its own", len(pairs))),
             ]
     return "\n\n".join(parts) + "\n"
 
@@ -242,9 +255,9 @@ def _default_against(others: Sequence[str], kind: str) -> list[tuple[str, str]]:
     return [(f"slate_replay@{kind}", f"{other}@{kind}") for other in others]
 
 
-def _run(cells: list[Cell], world: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The pairs that have two seeds in common, or more."""
-    return [pair for pair in pairs if len(in_common(cells, world, pair, USERS, DAYS, BOX)) > 1]
+def _run(cells: list[Cell], worlds: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs that have two seeds in common, or more, in each of the worlds."""
+    return [pair for pair in pairs if all(len(in_common(cells, world, pair, USERS, DAYS, BOX)) > 1 for world in worlds)]
 
 
 def _printed(text: str) -> str:

@@ -2,8 +2,9 @@
 
 GAUC: MTF-GAUC by the label valid; UVC, UDT: lifts, in %, of valid watches and of time watched. of the model-free ceiling: the
 lift as a share of what an idealised learner without a model of the slate could reach (`benchmarks/ceiling.py`), if the best
-action depends on five features, and on all of them; slate replay has such a model and may exceed it. flat: trainings whose
-held-out loss had stopped falling, of those that take steps. warned: rounds whose training gave a warning.
+action depends on five features, and on all of them; slate replay has such a model and may exceed it. steps: of a training, each
+of so many rows. rest: trainings whose critics' error on held-out users' returns had come to rest, of those whose cell keeps it.
+warned: rounds whose training gave a warning.
 
 Headroom and the model-free ceiling come from `docs/results/worlds.json`, the figures that docs/results/worlds.md measured.
 """
@@ -20,6 +21,9 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.ceiling import ceiling
+from mtf.learning.config import with_overrides
+from mtf.learning.registry import algorithm
+from mtf.learning.trainer import TrainerConfig
 
 Cell = dict[str, Any]
 FEW_FEATURES = 5
@@ -55,7 +59,10 @@ def render(cells: list[Cell], worlds: dict[str, dict[str, float]]) -> str:
         head = f"headroom {facts['headroom']:+.1%} (SE {facts['headroom_se']:.1%})" if facts else "headroom not known"
         lines += ["", f"{world}: {head}", "", f"{_HEAD} lift over the start, % (SE), by round"]
         lines += [f"{_label(group)} {_by_round(group)}" for group in groups]
-        lines += ["", f"{_HEAD} worst end  round  headroom  of the model-free ceiling  GAUC   UVC   UDT  flat  warned"]
+        lines += [
+            "",
+            f"{_HEAD} worst end  round  headroom  of the model-free ceiling  GAUC   UVC   UDT          steps  rest  warned",
+        ]
         lines += [f"{_label(group)} {_last(group, facts)}" for group in groups]
         lines += _mixed({f"{_name(group[0])} {group[0]['exploration']} {group[0]['users']:,}": group for group in groups})
     return "\n".join(lines)
@@ -292,7 +299,8 @@ def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
         if "headroom_discounted" in facts:  # where the ceiling's assumptions hold (docs/results/worlds.md)
             few, all_of_them = (_ceiling(group[0], facts, n) for n in (FEW_FEATURES, int(facts["features"])))
             ceilings = f"{reached / few:.0%} to {reached / all_of_them:.0%}"
-    flat = [of["learned"]["flat"] for cell in group for of in cell["rounds"] if of["learned"]["flat"] is not None]
+    # cells of before kept a TD error in its place, which rises with the values that it is measured against
+    rest = [of["learned"]["flat"] for cell in group for of in cell["rounds"] if of.get("held_out_error")]
     warned = sum(bool(of["warnings"]) for cell in group for of in cell["rounds"])
     rounds = sum(len(cell["rounds"]) for cell in group)
     worst = min(of["lift"] for cell in group for of in cell["rounds"])
@@ -301,8 +309,21 @@ def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
     return (
         f"{100 * min(of['lift'] for of in last):+7.1f} % {100 * worst:+6.1f}  {share:>8}  {ceilings:>25}"
         f"  {gauc:.3f} {uvc:+5.1f} {udt:+5.1f}"
-        f"  {f'{sum(flat)}/{len(flat)}' if flat else '-':>4}  {warned}/{rounds}"
+        f"  {steps_of(group[0]['learner']):>13}  {f'{sum(rest)}/{len(rest)}' if rest else '-':>4}  {warned}/{rounds}"
     )
+
+
+def split_learner(learner: str) -> tuple[str, dict[str, str]]:
+    """`name:key=value:key=value` as a name and its settings."""
+    name, *settings = learner.split(":")
+    return name, dict(s.replace("+", ",").split("=") for s in settings)
+
+
+def steps_of(learner: str) -> str:
+    """Steps of a training and rows of each, `4,000 x 1,024`; `-` for closed forms."""
+    name, settings = split_learner(learner)
+    config = with_overrides(algorithm(name).config, settings)
+    return f"{config.steps:,} x {config.batch:,}" if isinstance(config, TrainerConfig) else "-"
 
 
 def _ceiling(cell: Cell, facts: dict[str, float], features: int) -> float:

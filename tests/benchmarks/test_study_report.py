@@ -8,7 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.study_report import TRUTH_SEED, Difference, average, holm, over_seeds, p_value, paired, primary, read, render
+from benchmarks.study_report import (
+    TRUTH_SEED,
+    Difference,
+    average,
+    holm,
+    over_seeds,
+    p_value,
+    paired,
+    primary,
+    read,
+    render,
+    steps_of,
+)
 
 ROOT = Path(__file__).parents[2]
 FACTS = {"headroom": 0.1, "headroom_se": 0.01, "headroom_discounted": 0.1, "personal_discounted": 0.5, "value": 50.0}
@@ -215,19 +227,27 @@ def test_missing_cells_are_all_named(cell):
 def test_table(cell):
     cells = [cell(lifts=(-0.02, 0.04), seed=1), cell(lifts=(0.01, 0.06), seed=2), cell("naive", (0.0, -0.03), pooled=False)]
     cells[0]["rounds"][0]["warnings"] = ["no_signal"]
-    cells[2]["rounds"][1]["learned"]["flat"] = True
+    for number, of in enumerate(cells[2]["rounds"]):
+        of["learned"]["flat"] = True
+        # the first is of the form that kept a TD error: what was flat there says nothing of the critics
+        of["held_out_error" if number else "held_out"] = [0.9, 0.8]
     said = render(cells, WORLDS)
     rows = [row for row in said.splitlines() if row.startswith("slate_replay ")]
     assert rows[0].split()[1:] == ["D3", "20,000", "0.3", "2", "-0.5", "(1.6)", "+5.0", "(1.2)"]
     # worst end, worst round, half of the headroom, GAUC, valid, duration, nothing that takes steps, one warning of four rounds
     assert rows[1].split()[5:9] == ["+4.0", "%", "-2.0", "50%"]
-    assert rows[1].split()[-5:] == ["0.550", "+2.0", "-1.0", "-", "1/4"]
+    assert rows[1].split()[-6:] == ["0.550", "+2.0", "-1.0", "-", "-", "1/4"]
     assert "of the model-free ceiling" in said
     last = [row for row in said.splitlines() if row.startswith("naive (fresh)")][-1]
-    assert last.split()[-2:] == ["1/1", "0/2"]
+    assert last.split()[-5:] == ["4,000", "x", "1,024", "1/1", "0/2"]
     head, *_ = [row for row in said.splitlines() if "worst end" in row]
     assert head.index("ceiling") + len("ceiling") == rows[1].index("0.550") - 2
     assert "forms of the code" not in said
+
+
+def test_steps_are_those_of_the_settings():
+    assert steps_of("td3_bc:steps=9000:tau=0.05") == "9,000 x 512"
+    assert steps_of("slate_replay:confirm=0") == "-"
 
 
 def test_table_of_a_world_without_facts(cell):
