@@ -29,7 +29,7 @@ def cells(cell):
         cell("naive", (0.0, 0.01, 0.01), seed=1),
         cell("naive", (0.0, 0.01, 0.02), seed=2),
         cell("naive", (0.07,), seed=1, exploration="D2"),
-        cell("naive:form=slate", (0.5,), seed=1),
+        cell("naive:lam=0", (0.5,), seed=1),
         cell("naive", (0.9,), seed=1, users=2000),
         cell("slate_replay", (0.9,), seed=3, pooled=False),
     ]
