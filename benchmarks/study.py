@@ -342,7 +342,7 @@ def _truths(folder: Path, judges: Judges) -> _Truths:
 def _groups(truth: Truth) -> list[float]:
     """Mean session reward of JUDGES groups of users, the same for every policy."""
     order = np.random.default_rng(0).permutation(len(truth.sessions))
-    return [round(float(truth.sessions[part].mean()), 4) for part in np.arraysplit_learner(order, JUDGES)]
+    return [round(float(truth.sessions[part].mean()), 4) for part in np.array_split(order, JUDGES)]
 
 
 def world_sha(folder: Path) -> str:

@@ -92,7 +92,10 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
                 for kind, title in KINDS.items()
             ),
             ("rounds, boxes and noise", world, [(f"{of}@{one}", f"{of}@{other}") for of in learners for one, other in moves]),
-            ("the ensemble against its naive form", world, [(f"integrated_rl@{kind}", f"naive@{kind}") for kind in KINDS]),
+            *(
+                (f"the ensemble against {title}", world, [(f"integrated_rl@{kind}", f"{of}@{kind}") for kind in KINDS])
+                for of, title in (("naive", "its naive form"), ("linear_advantage", "the linear advantage"))
+            ),
         ]
     ensemble = [(f"integrated_rl:{setting}@D2", "integrated_rl@D2") for setting in SETTINGS]
     replay = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in PARTS]
@@ -100,8 +103,8 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
     starts = [(f"{learner}@D3", "start") for learner in ("slate_replay", *OTHERS)]
     return [
         *found,
-        ("the default against the usual learners at rest", ("personalised",), _default_against(RESTED, "D2")),
-        ("the usual learners at rest against themselves", ("personalised",), at_rest),
+        *(("the default against the usual learners at rest", (world,), _default_against(RESTED, "D2")) for world in WORLDS[:2]),
+        *(("the usual learners at rest against themselves", (world,), at_rest) for world in WORLDS[:2]),
         ("what the ensemble's settings are worth", ("personalised",), ensemble),
         ("what slate replay's parts are worth", ("personalised",), replay),
         ("against the start", ("personalised",), starts),
