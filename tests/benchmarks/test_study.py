@@ -112,3 +112,16 @@ def test_a_training_without_a_step_leaves_what_is_deployed(learner, deployed, mo
     assert [r["step"]["rms_y"] > 0 for r in rounds] == [deployed, deployed]
     assert [baseline != "bootstrap" for baseline in baselines] == [False, deployed]
     assert (rounds[0]["policy"].sha == bootstrap_policy(world.spec).sha) is not deployed
+
+
+def test_a_cell_that_is_played_can_be_reported(tmp_path, monkeypatch):
+    """From a world to the page's table, nothing stands in: a learner of steps, whose curve says whether it came to rest."""
+    monkeypatch.setattr(study, "GAUC_USERS", 100)
+    World(build("default", Knobs(users=2_000, items=300))).save(tmp_path / "world")
+    cell = study.cell_of("default", "td3_bc:steps=40:batch=64", "D2", 1, 300, days=2)
+    study.run_cell(tmp_path / "world", cell, tmp_path / "cells", Judges(400))
+    (made,) = study.read(tmp_path / "cells")
+    (of,) = made["rounds"]
+    assert (len(made["judges"]), len(of["judges"]), len(of["held_out_error"])) == (study.JUDGES, study.JUDGES, 20)
+    (row,) = [line for line in study.render([made], {}).splitlines() if line.startswith("td3_bc") and " x " in line]
+    assert row.split()[-5:] == ["40", "x", "64", f"{int(of['learned']['flat'])}/1", f"{int(bool(of['warnings']))}/1"]
