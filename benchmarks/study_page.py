@@ -69,8 +69,8 @@ SETTINGS = (
     "max_rms_step=1",
 )
 PARTS = ("curvature=False", "plug_in=False", "confirm=0", "fresh", "threshold=0:kappa=0.001", "max_rms_step=1")
-RESTED = ("td3_bc:tau=0.05", "td3:tau=0.05", "ddpg:tau=0.05", "iql:tau=0.05", "cql_sac:tau=0.05")
-"""The usual learners with targets ten times as quick: their critics come to rest."""
+QUICK_TARGETS = ("td3_bc:tau=0.05", "td3:tau=0.05", "ddpg:tau=0.05", "iql:tau=0.05", "cql_sac:tau=0.05")
+"""The usual learners with targets ten times as quick, whose critics are at rest or near it at the end."""
 
 
 def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
@@ -99,12 +99,12 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
         ]
     ensemble = [(f"integrated_rl:{setting}@D2", "integrated_rl@D2") for setting in SETTINGS]
     replay = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in PARTS]
-    at_rest = [(f"{of}@D2", f"{of.split(':')[0]}@D2") for of in RESTED]
+    quick = [(f"{of}@D2", f"{of.split(':')[0]}@D2") for of in QUICK_TARGETS]
     starts = [(f"{learner}@D3", "start") for learner in ("slate_replay", *OTHERS)]
     return [
         *found,
-        *(("the default against the usual learners at rest", (world,), _default_against(RESTED, "D2")) for world in WORLDS[:2]),
-        *(("the usual learners at rest against themselves", (world,), at_rest) for world in WORLDS[:2]),
+        *(("the default against quick targets", (world,), _default_against(QUICK_TARGETS, "D2")) for world in WORLDS[:2]),
+        *(("quick targets against slow ones", (world,), quick) for world in WORLDS[:2]),
         ("what the ensemble's settings are worth", ("personalised",), ensemble),
         ("what slate replay's parts are worth", ("personalised",), replay),
         ("against the start", ("personalised",), starts),

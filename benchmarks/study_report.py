@@ -21,6 +21,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.ceiling import ceiling
+from mtf.errors import InputError
 from mtf.learning.config import with_overrides
 from mtf.learning.registry import algorithm
 from mtf.learning.trainer import TrainerConfig
@@ -61,7 +62,7 @@ def render(cells: list[Cell], worlds: dict[str, dict[str, float]]) -> str:
         lines += [f"{_label(group)} {_by_round(group)}" for group in groups]
         lines += [
             "",
-            f"{_HEAD} worst end  round  headroom  of the model-free ceiling  GAUC   UVC   UDT          steps  rest  warned",
+            f"{_HEAD} worst end  round  headroom  of the model-free ceiling  GAUC   UVC   UDT           steps  rest  warned",
         ]
         lines += [f"{_label(group)} {_last(group, facts)}" for group in groups]
         lines += _mixed({f"{_name(group[0])} {group[0]['exploration']} {group[0]['users']:,}": group for group in groups})
@@ -309,7 +310,7 @@ def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
     return (
         f"{100 * min(of['lift'] for of in last):+7.1f} % {100 * worst:+6.1f}  {share:>8}  {ceilings:>25}"
         f"  {gauc:.3f} {uvc:+5.1f} {udt:+5.1f}"
-        f"  {steps_of(group[0]['learner']):>13}  {f'{sum(rest)}/{len(rest)}' if rest else '-':>4}  {warned}/{rounds}"
+        f"  {steps_of(group[0]['learner']):>14}  {f'{sum(rest)}/{len(rest)}' if rest else '-':>4}  {warned}/{rounds}"
     )
 
 
@@ -320,9 +321,13 @@ def split_learner(learner: str) -> tuple[str, dict[str, str]]:
 
 
 def steps_of(learner: str) -> str:
-    """Steps of a training and rows of each, `4,000 x 1,024`; `-` for closed forms."""
+    """Steps of a training and rows of each, `4,000 x 1,024`, by today's defaults, which were those of all cells; `-` for what
+    takes none, and for settings that are no more."""
     name, settings = split_learner(learner)
-    config = with_overrides(algorithm(name).config, settings)
+    try:
+        config = with_overrides(algorithm(name).config, settings)
+    except InputError:
+        return "-"
     return f"{config.steps:,} x {config.batch:,}" if isinstance(config, TrainerConfig) else "-"
 
 

@@ -104,7 +104,8 @@ def run(
     varied, wanted = problem.half_width > 0, problem.moves(problem.step_action(move))
     step = shorten(wanted, config.max_rms_step, varied, problem.data.arrays)
     report: dict[str, Any] = {
-        **step.report(),
+        "rms_wanted": step.rms_wanted,
+        "wanted_edge_share": step.wanted_edge_share,
         "reward_scale": scale,
         "curve": trained.curve,
         "flat": trained.flat,

@@ -96,10 +96,10 @@ class BatchRL(ActorCritic):
         drawn = self.noise(*rows) if generator is None else torch.randn(*rows, self.config.latent, generator=generator)
         return drawn.clamp(-LATENT_CLIP, LATENT_CLIP)
 
-    def target_value(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
+    def target_value(self, batch: Batch) -> torch.Tensor:
         """y [n]."""
         k, n = self.config.proposals, len(batch)
-        proposal = self.decode(batch.next_z, self.codes(k, n, generator=generator), batch.next_box)
+        proposal = self.decode(batch.next_z, self.codes(k, n), batch.next_box)
         q = self.target.over(batch.next, self.moved(self.target_perturb, batch.next_z, proposal, batch.next_box))
         soft = self.config.pessimism * q.min(0).values + (1 - self.config.pessimism) * q.max(0).values
         return batch.reward.sum(1) + self.gamma * (1 - batch.done) * soft.max(0).values

@@ -31,4 +31,5 @@ def learn(problem: Problem, value: Value, config: CornerConfig, *, seed: int, pr
     varied = problem.half_width > 0
     wanted = np.broadcast_to(np.sign(slope) * varied, problem.center.shape)
     step = shorten(wanted, config.max_rms_step, varied)
-    return Learned(problem.step_action(step.y), {"global_slope": slope.tolist(), **step.report()})
+    report = {"global_slope": slope.tolist(), "rms_wanted": step.rms_wanted, "wanted_edge_share": step.wanted_edge_share}
+    return Learned(problem.step_action(step.y), report)

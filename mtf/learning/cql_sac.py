@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mtf.errors import InputError
 from mtf.learning import parallel
 from mtf.learning.actor_critic import ActorCritic, OneRateConfig, adams, from_center, run, squashed
 from mtf.learning.checkpoint import Checkpoints
@@ -96,6 +97,14 @@ class CQLSAC(ActorCritic):
     def move(self, batch: Batch) -> torch.Tensor:
         mode = squashed(self.actor(batch.z)[0].chunk(2, dim=1)[0], batch.box, self.unit)
         return from_center(mode, batch.box, self.unit)
+
+
+def require(problem: Problem, config: CQLSACConfig) -> None:
+    """Raises InputError where the best step is asked for: its Q, pushed down off the data, is no return to be judged by."""
+    if config.keep == "best":
+        raise InputError(
+            "--set keep=best: cql_sac pushes its Q down, so that returns cannot say which step was best; use keep=last"
+        )
 
 
 def learn(

@@ -125,7 +125,8 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
         found.append(f"no_signal: the action's slopes are jointly noise (p = {tests['signal_p']:.2f}); gather more rows")
     if tests["p"] < 0.001:
         found.append(f"one_step_bias: actions move returns beyond V(s') (chi2 {tests['chi2']:.1f}, p = {tests['p']:.1g})")
-    # what the learner wanted: its step is shortened, and none so short lies at the edge everywhere
+    # what the learner wanted: its step is shortened, and none so short lies at the edge everywhere. Where evidence limits the
+    # step, what wants the edge is sure of its sign: that is `sure_edge_share`, and no reason to warn
     edge = max(step["edge_share"], report["algorithm"].get("wanted_edge_share", 0.0))
     if edge > 0.65:
         found.append(

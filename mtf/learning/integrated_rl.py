@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from mtf.errors import InputError
-from mtf.learning import penalty
+from mtf.learning import parallel, penalty
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.critic_report import calibrate_action, calibrate_value, critic_warnings
 from mtf.learning.networks import Actor, AdvantageCritics, JointCritics, SlateCritics, soft_update
@@ -32,7 +32,7 @@ from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch, Rows, act, tensors
 from mtf.learning.step import shorten
-from mtf.learning.trainer import Agent, Trained, TrainerConfig, descend, fit
+from mtf.learning.trainer import Agent, Trained, TrainerConfig, descend, fit, keep_actor_loss, last_actor_loss
 from mtf.learning.value import Value
 
 Critics = AdvantageCritics | JointCritics | SlateCritics
@@ -174,10 +174,13 @@ def learn(
         from mtf.learning.slate_replay import SlateReplayConfig
 
         slates = slate_part(problem, value, scale, held=held, seed=seed, progress=progress, by_head=by_head)
-        mediated = slates.report
+        mediated, limit = {"used": "slate", **slates.report}, SlateReplayConfig().max_z
         # as in `slate_replay`: where the action acts past its slates, what slates are worth is not what it is worth
-        if (z := mediated["direct_effect"]["max_z"]) > SlateReplayConfig().max_z:
-            mediated["warnings"] = [f"mediation_fails: the residual still has a slope on the action, max |z| {z:.1f}"]
+        if (z := slates.report["direct_effect"]["max_z"]) > limit:
+            said = (
+                f"mediation_fails: the residual still has a slope on the action, max |z| {z:.1f} > {limit:g}; form=advantage used"
+            )
+            mediated = {"used": "advantage", "direct_effect": slates.report["direct_effect"], "warnings": [said]}
             slates, config = None, replace(config, form="advantage")
     rows = tensors(
         problem,
@@ -221,8 +224,7 @@ class IntegratedAgent(Agent):
         self.modules = nn.ModuleDict(
             {"critics": self.critics, "actor": self.actor, "target": self.target, "target_actor": self.target_actor}
         )
-        # the last one, for the steps between
-        self.modules.register_buffer("actor_loss", torch.zeros(()))
+        keep_actor_loss(self.modules)
         groups = [{"params": rest, "lr": config.value_lr, "weight_decay": 0.0}]
         if heads:
             groups.append({"params": heads, "lr": config.head_lr, "weight_decay": config.head_decay})
@@ -243,10 +245,10 @@ class IntegratedAgent(Agent):
         if step % config.delay == 0:
             actor = actor_loss(self.critics, self.actor, batch, self.unit, config)
             descend(self.optimisers["actor"], actor.total, self.actor.parameters())
-            self.modules.actor_loss.copy_(actor.total.detach())
+            self.modules.actor_loss.copy_(parallel.mean(actor.total.detach()))
             soft_update(self.target, self.critics, config.tau)
             soft_update(self.target_actor, self.actor, config.tau)
-        return {"td_error": loss.each.mean(), "target": loss.target, "actor": self.modules.actor_loss}
+        return {"td_error": loss.each.mean(), "target": loss.target} | last_actor_loss(self.modules, step >= config.delay)
 
     def values(self, batch: Batch) -> torch.Tensor:
         """Means over each group's critics, summed over the groups."""
@@ -292,7 +294,8 @@ def _result(
     wanted = problem.moves(problem.step_action(move))
     step = shorten(wanted, config.max_rms_step, varied, arrays)
     report: dict[str, Any] = {
-        **step.report(),
+        "rms_wanted": step.rms_wanted,
+        "wanted_edge_share": step.wanted_edge_share,
         "reward_scale": scale,
         "curve": trained.curve,
         "flat": trained.flat,

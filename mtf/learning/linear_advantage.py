@@ -55,7 +55,8 @@ def learn(problem: Problem, value: Value, config: LinearAdvantageConfig, *, seed
     held_out = calibration(held, np.arange(p), columns)
     step, share = confirmed(step, held_out["z"], threshold=config.confirm, arrays=problem.data.arrays)
     report: dict[str, Any] = {
-        **step.report(),
+        "rms_wanted": step.rms_wanted,
+        "sure_edge_share": step.wanted_edge_share,
         "held_out_action": held_out,
         "global_slope": coefficients[:, 0].tolist(),
         "global_slope_sd": np.sqrt(np.maximum(cov[:, 0, 0], 0)).tolist(),

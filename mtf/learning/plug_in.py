@@ -57,5 +57,5 @@ def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, pr
         curvature=bend,
         arrays=arrays,
     )
-    report = {**step.report(), "plug_in_slope": c[:, 0].tolist(), "plug_in_scale": replay.plug_in_scale}
+    report = {"rms_wanted": step.rms_wanted, "plug_in_slope": c[:, 0].tolist(), "plug_in_scale": replay.plug_in_scale}
     return Learned(problem.step_action(step.y), report)

@@ -102,7 +102,8 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
     report: dict[str, Any] = {
         "used": "slate_replay",
         "direct_effect": test,
-        **step.report(),
+        "rms_wanted": step.rms_wanted,
+        "sure_edge_share": step.wanted_edge_share,
         "held_out_action": held_out,
         "global_slope": c[:, 0].tolist(),
         "global_slope_sd": np.sqrt(np.maximum(np.diag(c_cov)[:: c.shape[1]], 0)).tolist(),

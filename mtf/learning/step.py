@@ -35,10 +35,6 @@ class Step:
     rms: float
     wanted_edge_share: float
 
-    def report(self) -> dict[str, float]:
-        """What was wanted."""
-        return {"rms_wanted": self.rms_wanted, "wanted_edge_share": self.wanted_edge_share}
-
 
 def evidence_step(
     slopes: Slopes,

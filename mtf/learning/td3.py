@@ -22,6 +22,7 @@ from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch
+from mtf.learning.trainer import keep_actor_loss, last_actor_loss
 from mtf.learning.value import Value
 
 ActorLoss = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -76,8 +77,7 @@ class TD3(ActorCritic):
         self.modules = nn.ModuleDict(
             {"critics": self.critics, "actor": self.actor, "target": self.target, "target_actor": self.target_actor}
         )
-        # the last one, for the steps between
-        self.modules.register_buffer("actor_loss", torch.zeros(()))
+        keep_actor_loss(self.modules)
         self.learned = {name: Flat(self.modules[name].parameters(), config.lr) for name in ("critics", "actor")}
         self.optimisers = {name: flat.adam for name, flat in self.learned.items()}
 
@@ -91,11 +91,11 @@ class TD3(ActorCritic):
             self.learned["critics"].step(q.parameters(by_q[..., None]))
             if step % config.delay == 0:
                 actor, gradient = policy_gradient(self.critics, self.actor, batch, self.unit, partial(self.actor_loss, batch))
-                self.modules.actor_loss.copy_(actor)
+                self.modules.actor_loss.copy_(parallel.mean(actor))
                 self.learned["actor"].step(gradient)
                 soft_update(self.target, self.critics, config.tau)
                 soft_update(self.target_actor, self.actor, config.tau)
-            return {"td_error": loss / 2, "actor": self.modules.actor_loss}
+            return {"td_error": loss / 2} | last_actor_loss(self.modules, step >= config.delay)
 
     def target_value(self, batch: Batch, noise: torch.Tensor) -> torch.Tensor:
         """What the critics are held to [n]."""

@@ -34,7 +34,7 @@ HELD_OUT_ROWS = 20_000
 class TrainerConfig(Config):
     """steps: updates (1000 to 300,000). batch: rows in each (256 to 4096; all processes together).
     held_out: share of the training users that no step sees (.05 to .2).
-    keep: the parameters after the last step, or those with the least loss on the held-out users on the way.
+    keep: the parameters after the last step, or those whose Q is nearest to the held-out users' returns on the way.
     checkpoint_every: steps between checkpoints, where a folder for them is given (500 to 10,000).
     """
 
@@ -64,7 +64,7 @@ class Agent(ABC):
 @dataclass(frozen=True)
 class Trained:
     """curve: losses at CURVE_POINTS steps, `step` among them, `held_out` too where users are held out. best_step: of the least
-    held-out loss. resumed: the step of the checkpoint that the run went on from, 0 where it began anew."""
+    held-out error. resumed: the step of the checkpoint that the run went on from, 0 where it began anew."""
 
     curve: list[dict[str, float]]
     best_step: int
@@ -72,7 +72,7 @@ class Trained:
 
     @property
     def flat(self) -> bool:
-        """Has the held-out loss come to rest: is its last quarter within 1 % of the quarter before, to either side?"""
+        """Has Q's error on held-out users' returns come to rest: its last quarter within 1 % of the one before, either way?"""
         values = [point["held_out"] for point in self.curve if "held_out" in point]
         quarter = len(values) // 4
         if quarter == 0:
@@ -156,6 +156,16 @@ def draw(pool: torch.Tensor, step: int, batch: int, seed: int) -> torch.Tensor:
 
 
 _drawn: dict[str, object] = {}
+
+
+def keep_actor_loss(modules: nn.ModuleDict) -> None:
+    """A place for the actor's last loss, which is not computed every step: checkpoints hold it with the parameters."""
+    modules.register_buffer("actor_loss", torch.zeros(()))
+
+
+def last_actor_loss(modules: nn.ModuleDict, there: bool) -> dict[str, torch.Tensor]:
+    """It, once it is there."""
+    return {"actor": modules.actor_loss.clone()} if there else {}
 
 
 def descend(

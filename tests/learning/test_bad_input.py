@@ -175,6 +175,7 @@ def test_an_output_that_would_delete_what_it_should_not(tmp_path):
         ({"algorithm": "slate_replay", "overrides": {"draws": "3"}}, "--set draws=3: keep it even and at least 4"),
         ({"algorithm": "naive", "overrides": {"head_lr": "0.1"}}, "--set head_lr=0.1: changes nothing where form=joint"),
         ({"algorithm": "integrated_rl", "overrides": {"alpha": "0"}}, "--set alpha=0: changes nothing where target=phi"),
+        ({"algorithm": "cql_sac", "overrides": {"keep": "best"}}, "--set keep=best: cql_sac pushes its Q down"),
         ({"algorithm": "batch_rl", "overrides": {"lr": "0.1"}}, "--set lr: no such setting; there are .*vae_lr"),
         ({"algorithm": "naive", "steps": 10}, "--steps 10: the actor moves every 15 steps; take more, or --set delay="),
     ],

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mtf.learning.critic_report import calibrate_value, critic_warnings
+from mtf.learning.critic_report import calibrate_value, critic_warnings, tenths
 from mtf.learning.value import Value
 
 
@@ -46,3 +46,14 @@ def test_a_value_far_beyond_any_return_or_no_number_is_divergence():
 
 def test_without_held_out_users_nothing_is_said_of_them():
     assert calibrate_value(RETURNS, np.zeros(4, bool), LIVE[:, 0]) == {}
+
+
+def test_tenths_by_hand():
+    """Twenty rows in any order, two a tenth: the least said first; standard error sd / sqrt 2 of the two."""
+    said = np.arange(20, dtype=np.float32)
+    realised = np.where(said % 2 == 0, said, said + 2).astype(np.float32)
+    order = np.random.default_rng(0).permutation(20)
+    found = np.array(tenths(said[order], realised[order]))
+    np.testing.assert_allclose(found[:, 0], np.arange(10) * 2 + 0.5)
+    np.testing.assert_allclose(found[:, 1], np.arange(10) * 2 + 1.5)
+    np.testing.assert_allclose(found[:, 2], 1.5 / np.sqrt(2))

@@ -84,6 +84,9 @@ def test_calibration_reads_off_the_scale_of_v(scale):
     value = fit_value(problem)
     found = value_calibration(problem, replace(value, v=value.v * scale))
     assert found["slope"] == pytest.approx(1 / scale, rel=0.1)
+    said, realised, _ = np.array(found["tenths"]).T
+    assert (len(said), said[0] < said[-1]) == (10, True)
+    assert realised[-1] - realised[0] == pytest.approx((said[-1] - said[0]) / scale, rel=0.2)
     assert found["explained_share"] < value_calibration(problem, value)["explained_share"] + 1e-9
 
 

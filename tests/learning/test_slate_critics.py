@@ -189,8 +189,10 @@ def test_where_an_action_acts_past_its_slates_the_critics_do_without_them(data):
     found = learn(problem, fit_value(problem), SMALL, seed=0, progress=Progress(False))
     assert found.report["direct_effect"]["max_z"] > 4
     assert found.report["warnings"][0].startswith("mediation_fails")
+    assert (found.report["used"], "plug_in_worth" in found.report) == ("advantage", False)
     assert found.action.mean(axis=0)[3] > 0.1
     through = prepare(data, "logged")
     kept = learn(through, fit_value(through), SMALL, seed=0, progress=Progress(False))
     assert kept.report["direct_effect"]["max_z"] < 4
+    assert kept.report["used"] == "slate"
     assert not any(warning.startswith("mediation_fails") for warning in kept.report["warnings"])

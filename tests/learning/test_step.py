@@ -39,7 +39,8 @@ def test_what_is_less_sure_than_the_threshold_earns_nothing():
 
 def test_what_gains_least_is_cut_first():
     found = step([2.0, -1.0], max_rms=0.5)
-    # y = slope / rho with sqrt((4 + 1) / 2) / rho = .5
+    # y = slope / rho with sqrt((4 + 1) / 2) / rho = .5; before the limit both went to the edge
+    assert found.wanted_edge_share == 1.0
     np.testing.assert_allclose(found.y, np.array([[2.0, -1.0]]) / 3.16228, rtol=1e-4)
     assert (found.rms, found.rms_wanted) == (pytest.approx(0.5, rel=1e-4), 1.0)
 
@@ -91,6 +92,8 @@ def test_shorten_keeps_the_direction():
     y = np.array([[0.9, -0.3], [0.3, 0.9]], np.float32)
     found = shorten(y, 0.3, BOTH)
     assert found.rms_wanted == pytest.approx(np.sqrt(0.45))
+    assert found.wanted_edge_share == 0.0
+    assert shorten(np.array([[0.95, -0.3], [-1.0, 0.95]], np.float32), 0.3, BOTH).wanted_edge_share == 0.75
     assert found.rms == pytest.approx(0.3)
     np.testing.assert_allclose(found.y, y * 0.3 / np.sqrt(0.45), rtol=1e-6)
     np.testing.assert_array_equal(shorten(y, 0.7, BOTH).y, y)

@@ -44,8 +44,13 @@ def test_the_step_is_kept_short_in_the_box_as_it_is_cut_at_the_edge():
     action = np.minimum(moved["action"], 1.0)
     edge = replace(data, **(moved | {"action": action, "lower": low, "upper": high, "next_lower": low, "next_upper": high}))
     found = trained(edge, "linear_advantage")
-    assert found.report["step"]["rms_y"] <= 0.5
-    assert found.report["step"]["shrunk"] < 1
+    step, wanted = found.report["step"], found.report["algorithm"]["rms_wanted"]
+    assert step["rms_y"] <= 0.5
+    assert step["shrunk"] < 1
+    assert step["of_wanted"] == pytest.approx(step["rms_y"] / wanted)
+    assert step["of_wanted"] < 0.8
+    assert 0.5 < found.report["algorithm"]["sure_edge_share"] <= 1
+    assert not any(warning.startswith("corner_everywhere") for warning in found.report["warnings"])
 
 
 @pytest.mark.parametrize("dimensions", [3, 10])

@@ -19,15 +19,17 @@ import torch
 from torch import nn
 
 from mtf.errors import InputError
-from mtf.learning import parallel, trainer
+from mtf.learning import actor_critic, integrated_rl, parallel, trainer
 from mtf.learning.batch_rl import BatchRL, BatchRLConfig
 from mtf.learning.checkpoint import Checkpoints
+from mtf.learning.config import with_overrides
 from mtf.learning.cql_sac import CQLSAC, CQLSACConfig
 from mtf.learning.ddpg import DDPG, DDPGConfig
 from mtf.learning.integrated_rl import IntegratedAgent, IntegratedRLConfig
 from mtf.learning.iql import IQL, IQLConfig
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
+from mtf.learning.registry import algorithm
 from mtf.learning.rows import Batch, tensors
 from mtf.learning.td3 import TD3, TD3Config
 from mtf.learning.td3_bc import TD3BC, TD3BCConfig
@@ -189,6 +191,33 @@ def test_held_out_users_judge_by_what_was_realised_on_their_own_rows(problem, mo
     config = TrainerConfig(steps=1, batch=4)
     found = fit(Exact(), rows, held, held, returns, config, seed=0, name="t", progress=Progress(False))
     assert found.curve[-1]["held_out"] == pytest.approx(0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["td3_bc", "unified_rl"])
+def test_returns_are_those_of_the_held_out_rows_in_the_critics_units(problem, name, monkeypatch):
+    """Rewards of two heads, a quarter and three quarters: Q of all groups together is what the whole return is compared with."""
+    given = {}
+
+    def seen(agent, rows, pool, held, returns, *rest, **settings):
+        given.update(agent=agent, rows=rows, held=held, returns=returns)
+        return fit(agent, rows, pool, held, returns, *rest, **settings)
+
+    kind = algorithm(name)
+    monkeypatch.setattr(integrated_rl if name == "unified_rl" else actor_critic, "fit", seen)
+    two = replace(problem, data=replace(problem.data, reward=problem.data.reward * np.array([0.25, 0.75], np.float32)))
+    value = fit_value(two)
+    kind.learn(two, value, with_overrides(kind.config, {"steps": "15", "batch": "32"}), seed=0, progress=Progress(False))
+    held, returns = given["held"].numpy(), given["returns"].numpy()
+    assert 0.05 < len(held) / len(two.data) < 0.2
+    np.testing.assert_allclose(returns, value.ret[held] / value.ret.std(), rtol=1e-5)
+    some = given["rows"].take(given["held"][:5])
+    with torch.no_grad():
+        critics, said = given["agent"].critics, given["agent"].values(some)
+        if name == "unified_rl":
+            each = critics.value(some.now) + critics.logged_part(some)
+            torch.testing.assert_close(said, each[:8].mean(0) + each[8:].mean(0))
+        else:
+            torch.testing.assert_close(said, critics(some.now, some.u).mean(0))
 
 
 def test_a_curve_that_still_falls_is_not_flat():
