@@ -50,7 +50,7 @@ class IntegratedRLConfig(TrainerConfig):
     beta: softness of its bounds (.1 to 1; paper: .3).
     alpha: weight of d in the subtractive target (0 to 2; paper: 1.2). target: `phi` multiplies the next value (v6), `subtract` is
         v4's `y = r + gamma (Q' - alpha d)`, right also where values are negative.
-    continuous: d without its jump at the bound.
+    continuous: d in v4's target without its jump at the bound (the actor's gradient is the same).
     bootstrap: each critic sees each user with a Poisson(1) weight, so that their spread is sampling error.
     form: `advantage` Q = V + A, `slate` the same with A through the slates that actions rank (`slate_critics`; `advantage` takes
         over where they are not all that an action does), `joint` an MLP.
@@ -144,10 +144,11 @@ def require(problem: Problem, config: IntegratedRLConfig) -> None:
     if config.steps < config.delay:
         raise InputError(f"--steps {config.steps}: the actor moves every {config.delay} steps; take more, or --set delay=")
     unread = {"head_lr": "form=joint", "head_decay": "form=joint"} if config.form == "joint" else {}
-    unread |= {"alpha": "target=phi"} if config.target == "phi" else {}
+    # the jump of d at the bound has no slope: the actor does not see it, v4's target does
+    unread |= {"alpha": "target=phi", "continuous": "target=phi"} if config.target == "phi" else {}
     for name, why in unread.items():
-        if getattr(config, name) != getattr(type(config)(), name):
-            raise InputError(f"--set {name}={getattr(config, name):g}: changes nothing where {why}; leave it out, or change that")
+        if (value := getattr(config, name)) != getattr(type(config)(), name):
+            raise InputError(f"--set {name}={value:g}: changes nothing where {why}; leave it out, or change that")
     if config.form == "slate":
         from mtf.learning.slate_critics import require_candidates
 

@@ -174,6 +174,10 @@ def test_an_output_that_would_delete_what_it_should_not(tmp_path):
         ({"algorithm": "td3", "overrides": {"batch": "100000000000000"}}, "--set batch=1e[+]14: keep it from 1 to"),
         ({"algorithm": "slate_replay", "overrides": {"draws": "3"}}, "--set draws=3: keep it even and at least 4"),
         ({"algorithm": "naive", "overrides": {"head_lr": "0.1"}}, "--set head_lr=0.1: changes nothing where form=joint"),
+        (
+            {"algorithm": "integrated_rl", "overrides": {"continuous": "True"}},
+            "--set continuous=1: changes nothing where target=phi",
+        ),
         ({"algorithm": "integrated_rl", "overrides": {"alpha": "0"}}, "--set alpha=0: changes nothing where target=phi"),
         ({"algorithm": "cql_sac", "overrides": {"keep": "best"}}, "--set keep=best: cql_sac pushes its Q down"),
         ({"algorithm": "batch_rl", "overrides": {"lr": "0.1"}}, "--set lr: no such setting; there are .*vae_lr"),
