@@ -63,6 +63,7 @@ SETTINGS = (
     "critics=24",
     "target=subtract",
     "target=subtract:alpha=0",
+    "target=subtract:continuous=True",
     "form=slate",
     "critic_hidden=64+64:actor_hidden=64",
     "continuous=True",
