@@ -269,7 +269,6 @@ def play(world: World, cell: dict[str, Any], truth: _Truths) -> Iterator[dict[st
                 "tests": {k: found.report["tests"][k] for k in ("mean_abs_z", "signal_p", "p")},
                 "learned": {k: found.report["algorithm"].get(k) for k in LEARNED},
                 "held_out_error": [p["held_out"] for p in found.report["algorithm"].get("curve", []) if "held_out" in p],
-                "steps": [found.report["config"].get(name) for name in ("steps", "batch")],
                 "rows": found.report["rows"]["used"],
                 "sessions": found.report["rows"]["sessions"],
                 "warnings": [w.split(":")[0] for w in found.report["warnings"]],

@@ -104,8 +104,8 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
     starts = [(f"{learner}@D3", "start") for learner in ("slate_replay", *OTHERS)]
     return [
         *found,
-        *(("the default against quick targets", (world,), _default_against(QUICK_TARGETS, "D2")) for world in WORLDS[:2]),
-        *(("quick targets against slow ones", (world,), quick) for world in WORLDS[:2]),
+        ("the default against quick targets", ("personalised",), _default_against(QUICK_TARGETS, "D2")),
+        ("quick targets against slow ones", ("personalised",), quick),
         ("what the ensemble's settings are worth", ("personalised",), ensemble),
         ("what slate replay's parts are worth", ("personalised",), replay),
         ("against the start", ("personalised",), starts),

@@ -97,7 +97,7 @@ def run(
     agent = make(problem, rows.all, torch.Generator().manual_seed(seed))
     held = users_held_out(problem, config.held_out)
     pool, kept = (torch.from_numpy(np.flatnonzero(of & problem.signal)) for of in (~held, held))
-    returns = torch.from_numpy(value.ret / scale)[kept]
+    returns = torch.from_numpy(value.ret)[kept] / scale
     trained = fit(agent, rows, pool, kept, returns, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)
     with torch.no_grad():
         move, values, q = problem.data.arrays.build(len(rows), lambda some: _seen(agent, rows.part(some)))

@@ -172,16 +172,14 @@ def learn(
     slates, held = None, users_held_out(problem, config.held_out)
     if config.form == "slate":
         from mtf.learning.slate_critics import slate_part
-        from mtf.learning.slate_replay import SlateReplayConfig
+        from mtf.learning.slate_replay import SlateReplayConfig, mediation_fails
 
         slates = slate_part(problem, value, scale, held=held, seed=seed, progress=progress, by_head=by_head)
-        mediated, limit = {"used": "slate", **slates.report}, SlateReplayConfig().max_z
+        mediated = {"used": "slate", **slates.report}
         # as in `slate_replay`: where the action acts past its slates, what slates are worth is not what it is worth
-        if (z := slates.report["direct_effect"]["max_z"]) > limit:
-            said = (
-                f"mediation_fails: the residual still has a slope on the action, max |z| {z:.1f} > {limit:g}; form=advantage used"
-            )
-            mediated = {"used": "advantage", "direct_effect": slates.report["direct_effect"], "warnings": [said]}
+        test = slates.report["direct_effect"]
+        if reason := mediation_fails(test, SlateReplayConfig().max_z):
+            mediated = {"used": "advantage", "direct_effect": test, "warnings": [f"{reason}; form=advantage used"]}
             slates, config = None, replace(config, form="advantage")
     rows = tensors(
         problem,
@@ -193,7 +191,7 @@ def learn(
     )
     agent = IntegratedAgent(problem, rows.all, config, seed, slates)
     pool, kept = (torch.from_numpy(np.flatnonzero(of)) for of in (~held, held))
-    returns = torch.from_numpy(value.ret / scale)[kept]
+    returns = torch.from_numpy(value.ret)[kept] / scale
     name = "integrated_rl"
     trained = fit(agent, rows, pool, kept, returns, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)
     with torch.no_grad():

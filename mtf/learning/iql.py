@@ -68,7 +68,7 @@ class IQL(ActorCritic):
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             y = self.target_value(batch)
-            v, q = Pass(self.value, batch.now[0]), Pass(self.critics.net, torch.cat([batch.now[1], batch.u], dim=1))
+            v, q = Pass(self.value, batch.now[0]), Pass(self.critics.net, self.critics.joined(batch.now, batch.u))
             mu = ActorPass(self.actor, batch.z, batch.box, self.unit)
             advantage = self.target(batch.now, batch.u).min(0).values - v.out[0, :, 0]
             value, by_advantage = expectile_loss(advantage, self.config.expectile)

@@ -168,7 +168,7 @@ class JointCritics(nn.Module):  # type: ignore[misc]
 
     def forward(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
         """Q_i [m, n]."""
-        return self.net(torch.cat([observation[1], u], dim=-1))[..., 0]
+        return self.net(self.joined(observation, u))[..., 0]
 
     def over(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
         """Q_i [m, k, n] of k actions a state, u [k, n, A]."""
@@ -176,7 +176,12 @@ class JointCritics(nn.Module):  # type: ignore[misc]
 
     def first(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
         """Q_1 [n], the others not computed."""
-        return self.net.first(torch.cat([observation[1], u], dim=-1))[:, 0]
+        return self.net.first(self.joined(observation, u))[:, 0]
+
+    @staticmethod
+    def joined(observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+        """What the networks read [n, P + A]."""
+        return torch.cat([observation[1], u], dim=-1)
 
 
 class Actor(nn.Module):  # type: ignore[misc]

@@ -77,8 +77,7 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
     every = replay.moments
     posterior = replay.fit(every)
     test = direct_effect(posterior, every, replay.model, replay.direct)
-    if test["max_z"] > config.max_z:
-        reason = f"mediation_fails: the residual still has a slope on the action, max |z| {test['max_z']:.1f} > {config.max_z:g}"
+    if reason := mediation_fails(test, config.max_z):
         fallen = _fall_back(problem, value, config, reason, seed, progress)
         return Learned(fallen.action, {**fallen.report, "direct_effect": test})
     b, cov = posterior.mean[replay.effect], posterior.cov[np.ix_(replay.effect, replay.effect)]
@@ -145,6 +144,13 @@ def direct_effect(fit: Posterior, moments: Moments, model: np.ndarray, direct: n
     )
     z = np.where(variance > 0, score / np.sqrt(np.maximum(variance, 1e-30)), 0)
     return {"max_z": float(np.abs(z).max()), "z": z.tolist()}
+
+
+def mediation_fails(test: dict[str, Any], max_z: float) -> str:
+    """The warning where a `direct_effect` is too sure for the assumption to hold; empty where it holds."""
+    if not test["max_z"] > max_z:
+        return ""
+    return f"mediation_fails: the residual still has a slope on the action, max |z| {test['max_z']:.1f} > {max_z:g}"
 
 
 class Replay:

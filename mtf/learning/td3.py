@@ -55,14 +55,9 @@ def policy_gradient(
     """`loss(q, u)` at q = Q_1(s, mu(s)) [n], u = mu(s) [n, A], and its slopes in the actor's parameters, in their order:
     `grad mu . (grad_u Q_1 by_q + by_u)` (Silver et al., 2014)."""
     mu = ActorPass(actor, batch.z, batch.box, unit)
-    q = Pass(critics.net, torch.cat([batch.now[1], mu.u], dim=1), 1)
+    q = Pass(critics.net, critics.joined(batch.now, mu.u), 1)
     found, by_q, by_u = loss(q.out[0, :, 0], mu.u)
     return found, mu.parameters(by_u + q.input(by_q[None, :, None])[0, :, -mu.u.shape[1] :])
-
-
-def actor_loss(q: torch.Tensor, u: torch.Tensor) -> ActorLoss:
-    """`-mean q`."""
-    return -q.mean(), torch.full_like(q, -1 / len(q)), torch.zeros_like(u)
 
 
 class TD3(ActorCritic):
@@ -85,8 +80,9 @@ class TD3(ActorCritic):
         with torch.no_grad():
             config = self.config
             noise = parallel.drawn(torch.randn, len(batch), self.width, batch=config.batch, generator=self.generator)
-            y = self.target_value(batch, (noise * config.noise).clamp_(-config.noise_clip, config.noise_clip))
-            q = Pass(self.critics.net, torch.cat([batch.now[1], batch.u], dim=1))
+            noise = (noise * config.noise).clamp_(-config.noise_clip, config.noise_clip)
+            y = target_value(self.target, self.target_actor, batch, self.unit, self.gamma, noise)
+            q = Pass(self.critics.net, self.critics.joined(batch.now, batch.u))
             loss, by_q = squared_error(q.out[..., 0], y)
             self.learned["critics"].step(q.parameters(by_q[..., None]))
             if step % config.delay == 0:
@@ -97,13 +93,9 @@ class TD3(ActorCritic):
                 soft_update(self.target_actor, self.actor, config.tau)
             return {"td_error": loss / 2} | last_actor_loss(self.modules, step >= config.delay)
 
-    def target_value(self, batch: Batch, noise: torch.Tensor) -> torch.Tensor:
-        """What the critics are held to [n]."""
-        return target_value(self.target, self.target_actor, batch, self.unit, self.gamma, noise)
-
     def actor_loss(self, batch: Batch, q: torch.Tensor, u: torch.Tensor) -> ActorLoss:
-        """The actor's loss where Q_1(s, u) is q."""
-        return actor_loss(q, u)
+        """The actor's loss where Q_1(s, u) is q: `-mean q`."""
+        return -q.mean(), torch.full_like(q, -1 / len(q)), torch.zeros_like(u)
 
     def move(self, batch: Batch) -> torch.Tensor:
         return from_center(boxed(self.actor, batch.z, batch.box, self.unit), batch.box, self.unit)
