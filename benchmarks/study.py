@@ -92,6 +92,7 @@ def main() -> None:
     compare = commands.add_parser("compare", help="any other paired differences over seeds, Holm over the pairs given")
     compare.add_argument("--out", type=Path, required=True)
     compare.add_argument("--world", required=True, help="with commas: the mean over the worlds")
+    compare.add_argument("--apart", action="store_true", help="each world a comparison of its own, all in one family")
     for name, kind, usual in (("--users", int, 20_000), ("--days", int, 3), ("--box", float, 0.3)):
         compare.add_argument(name, type=kind, default=usual, help="of the cells to compare")
     compare.add_argument("--pairs", required=True, help="learner@D/learner@D, with commas; `start` for the start")
@@ -104,7 +105,8 @@ def main() -> None:
         return
     if options.command == "compare":
         pairs = [(one, other) for one, other in (pair.split("/") for pair in options.pairs.split(","))]
-        print(paired(read(options.out), options.world.split(","), pairs, options.users, options.days, options.box))
+        worlds = options.world.split(",")
+        print(paired(read(options.out), worlds, pairs, options.users, options.days, options.box, apart=options.apart))
         return
     if options.command == "page":
         write(read(options.out), json.loads(WORLDS.read_text()), options.page)

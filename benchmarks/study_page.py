@@ -55,7 +55,8 @@ errors are printed, and p is of both together, after Holm within its family, pai
 seeds, of which it would be too small."""
 
 OTHERS = ("linear_advantage", "corner", "plug_in", "integrated_rl", "naive")
-COMPARATORS = ("unified_rl", "batch_rl", "td3", "td3_bc", "ddpg", "cql_sac", "iql", "bc", "es")
+USUAL = ("unified_rl", "batch_rl", "td3", "td3_bc", "ddpg", "cql_sac", "iql")
+COMPARATORS = (*USUAL, "bc", "es")
 SETTINGS = (
     "lam=0",
     "beta=1",
@@ -113,6 +114,15 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
     ]
 
 
+def hypotheses() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
+    """H14 and H15 of docs/study.md: (hypothesis, worlds, pairs); each pair in each world, Holm over all of them."""
+    rounds = [(f"{of}@D3", f"{of}@D2") for of in USUAL]
+    return [
+        ("H14: the default against the usual learners, in rounds", WORLDS[:-1], _default_against(USUAL, "D3")),
+        ("H15: rounds against one box, the usual learners", ("global_only", "default", "fitted"), rounds),
+    ]
+
+
 def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) -> str:
     """The page, in Markdown. worlds: docs/results/worlds.json; figure: the file that it shows."""
     parts = [
@@ -129,6 +139,11 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
         "### The five that were committed to",
         _printed(primary(cells)) if len(_run(cells, (PRIMARY_WORLD,), PRIMARY)) == len(PRIMARY) else "Some of them were not run.",
     ]
+    for hypothesis, worlds_of, pairs in hypotheses():
+        if there := _run(cells, worlds_of, pairs):
+            asked = len(pairs) * len(worlds_of)
+            said = paired(cells, worlds_of, there, USERS, DAYS, BOX, "a family of its own", asked, apart=True)
+            parts += [f"### {hypothesis}", _printed(said)]
     for question, worlds_of, pairs in families():
         if there := _run(cells, worlds_of, pairs):
             parts += [

@@ -92,12 +92,14 @@ def paired(
     box: float = 0.3,
     family: str = "a second family, beside the primary one",
     asked: int = 0,
+    apart: bool = False,
 ) -> str:
     """A line a pair of policies, learner@D or `start`: the mean difference of their last lifts, paired by seed, in points.
 
     With several worlds the mean over them of each world's difference, their errors taken as independent; a line a world
-    above it. The p-value is two-sided, of the mean over the root of both variances, the seeds' and the judges', and
-    corrected for the pairs given (Holm), or for as many as `asked`, those not run among them; "-" below FEWEST seeds.
+    above it; or, if `apart`, each world's difference as a comparison of its own. The p-value is two-sided, of the mean over
+    the root of both variances, the seeds' and the judges', and corrected for what is given (Holm), or for as many as
+    `asked`, those not run among them; "-" below FEWEST seeds.
     Stops where a world has fewer than two seeds of a pair, naming all that lack, and where cells were not judged alike.
     """
     used = {(world, pair): in_common(cells, world, pair, users, days, box) for pair in pairs for world in worlds}
@@ -107,20 +109,23 @@ def paired(
         raise SystemExit("\n".join([f"at {wanted}, seeds in common, of at least two; run the rest first:", *few]))
     for both in used.values():
         _require_judged_alike(both)
-    found = [[_difference(used[world, pair]) for world in worlds] for pair in pairs]
-    number = max(asked, len(pairs))
+    compared = [(pair, [world]) for world in worlds for pair in pairs] if apart else [(pair, list(worlds)) for pair in pairs]
+    found = [[_difference(used[world, pair]) for world in within] for pair, within in compared]
+    number = max(asked, len(compared))
     # a pair of too few seeds, or that was not run, has its place in the family all the same
     told = [p_value(parts) if min(part.n for part in parts) >= FEWEST else 1.0 for parts in found]
-    corrected = holm([*told, *[1.0] * (number - len(pairs))])
+    corrected = holm([*told, *[1.0] * (number - len(compared))])
     lines = [
         f"{', '.join(worlds)}: difference of true session reward, points of the start's (SE: over seeds, of the judging users)",
         f"p of both together, after Holm over the {number} {'asked for' if asked else 'given'}: {family}",
     ]
-    for (one, other), parts, p in zip(pairs, found, corrected[: len(pairs)], strict=True):
+    for ((one, other), within), parts, p in zip(compared, found, corrected[: len(compared)], strict=True):
         name = f"{one:<28} - {other:<28}"
-        if len(worlds) > 1:
-            lines += [f"{name} {world:<14} {_said(part)}" for world, part in zip(worlds, parts, strict=True)]
-            name += f" {f'mean of {len(worlds)}':<14}"
+        if len(within) > 1:
+            lines += [f"{name} {world:<14} {_said(part)}" for world, part in zip(within, parts, strict=True)]
+            name += f" {f'mean of {len(within)}':<14}"
+        elif apart:
+            name += f" {within[0]:<14}"
         said = f"{p:.4f}" if min(part.n for part in parts) >= FEWEST else "-"
         lines.append(f"{name} {_said(average(parts))}   p {said}")
     lines += _mixed({" / ".join(p): [c for world in worlds for both in used[world, p] for c in both if c] for p in pairs})

@@ -183,6 +183,25 @@ def test_paired_over_worlds(cell):
     ]
 
 
+@pytest.mark.usefixtures("few_seeds")
+def test_worlds_apart_are_comparisons_of_their_own_in_one_family(cell):
+    lifts = {"a": 0.02, "b": 0.01}
+    cells = [
+        cell(learner, (0.05 - away + noise,), seed=seed, se=0.006, world=world)
+        for world, lift in lifts.items()
+        for learner, away, noises in (("slate_replay", 0, (0.001, -0.001)), ("naive", lift, (0, 0)))
+        for seed, noise in zip((1, 2), noises, strict=True)
+    ]
+    said = paired(cells, ["a", "b"], [("slate_replay@D3", "naive@D3")], 20_000, apart=True)
+    smaller, larger = (p_value([Difference(2, lift, 0.001, 0.006)]) for lift in (0.02, 0.01))
+    rows = [" ".join(row.split()[3:]) for row in said.splitlines() if " - naive@D3" in row]
+    assert rows == [
+        f"a 2 seeds +2.00 (seeds 0.10, judges 0.60) p {2 * smaller:.4f}",
+        f"b 2 seeds +1.00 (seeds 0.10, judges 0.60) p {max(2 * smaller, larger):.4f}",
+    ]
+    assert "Holm over the 2 given" in said
+
+
 FIVE = {"naive@D3": 0.02, "linear_advantage@D3": 0.01, "corner@D3": -0.02, "slate_replay@D2": 0.05, "plug_in@D3": -0.09}
 
 
