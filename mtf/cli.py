@@ -102,7 +102,7 @@ def main() -> None:
     """Entry point: errors meant for the user print as one line and exit 1."""
     try:
         # without standalone mode click hands the code of a raised Exit back as the result
-        code = app(standalone_mode=False)
+        code = app(prog_name="mtf", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()

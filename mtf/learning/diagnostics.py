@@ -86,11 +86,13 @@ def value_calibration(problem: Problem, value: Value) -> dict[str, Any]:
 
 
 def step_report(problem: Problem, action: np.ndarray) -> dict[str, Any]:
-    """How far the policy moved: y, its root mean square, what lies at the edge, and the mean move of each dimension."""
+    """How far the policy moved: by position y in the box as it is cut (its root mean square, what lies at the edge), and in
+    half-widths (root mean square, and the mean of each dimension)."""
     varied = problem.half_width > 0
     n, width = len(action), int(varied.sum())
     if not width:
-        return {"rms_y": 0.0, "mean_abs_move": 0.0, "edge_share": 0.0, "corner_share": 0.0, "mean_move": [], "sd_move_within": []}
+        nothing = dict.fromkeys(("rms_y", "rms_move", "mean_abs_move", "edge_share", "corner_share"), 0.0)
+        return {**nothing, "mean_move": [], "sd_move_within": []}
     square = size = 0.0
     edges = corners = 0
     total, total_square = np.zeros(width), np.zeros(width)
@@ -107,6 +109,7 @@ def step_report(problem: Problem, action: np.ndarray) -> dict[str, Any]:
     mean = total / n
     return {
         "rms_y": float(np.sqrt(square / (n * width))),
+        "rms_move": float(np.sqrt(total_square.sum() / (n * width))),
         "mean_abs_move": size / (n * width),
         "edge_share": edges / (n * width),
         "corner_share": corners / n,

@@ -225,9 +225,10 @@ def train_on(
 
 
 def _step_taken(step: dict[str, Any], learned: Mapping[str, Any], shrunk: float) -> dict[str, Any]:
-    """The step's report and by how much it was shrunk: `shrunk` by distilling, `of_wanted` of all that the algorithm wanted."""
+    """The step's report and by how much it was shrunk: `shrunk` by distilling, `of_wanted` of all that the algorithm wanted (both
+    in half-widths)."""
     wanted = learned.get("rms_wanted", 0.0)
-    return {**step, "shrunk": shrunk} | ({"of_wanted": step["rms_y"] / wanted} if wanted > 0 else {})
+    return {**step, "shrunk": shrunk} | ({"of_wanted": step["rms_move"] / wanted} if wanted > 0 else {})
 
 
 def _fresh_place(out: Path, read: Mapping[str, Path | str | None]) -> None:

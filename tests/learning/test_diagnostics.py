@@ -98,6 +98,7 @@ def test_the_step_by_hand():
     found = step_report(problem, (0.3 * y).astype(np.float32))
     half = (n // 2) / n
     assert found["rms_y"] == pytest.approx(np.sqrt((y**2).mean()), rel=1e-5)
+    assert found["rms_move"] == pytest.approx(found["rms_y"], rel=1e-5)
     assert found["edge_share"] == pytest.approx(half + (1 - half) / 3)
     assert found["corner_share"] == pytest.approx(half)
     assert found["mean_move"][0] == pytest.approx(0.95, rel=1e-5)
