@@ -99,6 +99,7 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
                 for of, title in (("naive", "its naive form"), ("linear_advantage", "the linear advantage"))
             ),
         ]
+    found.append(("UnifiedRL against IntegratedRL", every, [(f"unified_rl@{kind}", f"integrated_rl@{kind}") for kind in KINDS]))
     ensemble = [(f"integrated_rl:{setting}@D2", "integrated_rl@D2") for setting in SETTINGS]
     replay = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in PARTS]
     quick = [(f"{of}@D2", f"{of.split(':')[0]}@D2") for of in QUICK_TARGETS]
