@@ -106,6 +106,14 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
     starts = [(f"{learner}@D3", "start") for learner in ("slate_replay", *OTHERS)]
     return [
         *found,
+        *(
+            (
+                "the default against the plug-in's ranking",
+                (f"fitted_elasticity_{elasticity}",),
+                _default_against(("plug_in",), "D3"),
+            )
+            for elasticity in (0, 2)
+        ),
         ("the default against quick targets", ("personalised",), _default_against(QUICK_TARGETS, "D2")),
         ("quick targets against slow ones", ("personalised",), quick),
         ("what the ensemble's settings are worth", ("personalised",), ensemble),
