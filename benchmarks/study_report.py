@@ -98,8 +98,8 @@ def paired(
 
     With several worlds the mean over them of each world's difference, their errors taken as independent; a line a world
     above it; or, if `apart`, each world's difference as a comparison of its own. The p-value is two-sided, of the mean over
-    the root of both variances, the seeds' and the judges', and corrected for what is given (Holm), or for as many as
-    `asked`, those not run among them; "-" below FEWEST seeds.
+    the root of both variances, the seeds' and the judges', and corrected for the pairs given (Holm), or for as many
+    as `asked`, those not run among them; "-" below FEWEST seeds.
     Stops where a world has fewer than two seeds of a pair, naming all that lack, and where cells were not judged alike.
     """
     used = {(world, pair): in_common(cells, world, pair, users, days, box) for pair in pairs for world in worlds}
@@ -111,7 +111,7 @@ def paired(
         _require_judged_alike(both)
     compared = [(pair, [world]) for world in worlds for pair in pairs] if apart else [(pair, list(worlds)) for pair in pairs]
     found = [[_difference(used[world, pair]) for world in within] for pair, within in compared]
-    number = max(asked, len(compared))
+    number = max(asked, len(pairs)) * (len(worlds) if apart else 1)
     # a pair of too few seeds, or that was not run, has its place in the family all the same
     told = [p_value(parts) if min(part.n for part in parts) >= FEWEST else 1.0 for parts in found]
     corrected = holm([*told, *[1.0] * (number - len(compared))])
