@@ -75,6 +75,12 @@ def from_center(u: torch.Tensor, box_now: Box, unit: torch.Tensor) -> torch.Tens
     return u + (lower + upper) / 2 / unit
 
 
+def cloning_loss(u: torch.Tensor, logged: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`mean weight |u - u_logged|^2`, weight [n], and its slope in u [n, A]."""
+    away = u - logged
+    return (weight * away.square().sum(1)).mean(), away * (weight[:, None] * (2 / len(u)))
+
+
 def boxed(actor: Actor, z: torch.Tensor, box_now: Box, unit: torch.Tensor) -> torch.Tensor:
     """`squashed` of an actor's outputs."""
     return squashed(actor(z), box_now, unit)

@@ -3,7 +3,7 @@ perturbation moves them, and the critics choose.
 
     VAE: |decode(z, s) - a|^2 + KL / 2          perturbation: xi(s, a) in [-phi, phi], loss -Q_1(s, a + xi)
     y = r + gamma (1 - done) max_j [ c min_i Q'_i(s', a_j + xi'_j) + (1 - c) max_i Q'_i ],   a_j decoded from z ~ N(0, 1) in +-.5
-Served: the best of n proposals by Q_1.
+The VAE learns from the rows around the policy deployed now (`Problem.hold`). Served: the best of n proposals by Q_1.
 """
 
 from __future__ import annotations
@@ -109,9 +109,9 @@ class BatchRL(ActorCritic):
         mean, log_sd = self.encoder(torch.cat([batch.z, batch.u], dim=1))[0].chunk(2, dim=1)
         log_sd = log_sd.clamp(-4, 4)
         code = mean + log_sd.exp() * self.noise(len(mean))
-        rebuilt = (self.decode(batch.z, code, batch.box) - batch.u).square().mean()
-        divergence = 0.5 * (mean.square() + (2 * log_sd).exp() - 2 * log_sd - 1).mean()
-        vae = rebuilt + 0.5 * divergence
+        rebuilt = (self.decode(batch.z, code, batch.box) - batch.u).square().mean(1)
+        divergence = 0.5 * (mean.square() + (2 * log_sd).exp() - 2 * log_sd - 1).mean(1)
+        vae = (batch.hold * (rebuilt + 0.5 * divergence)).mean()
         descend(self.optimisers["vae"], vae, [*self.encoder.parameters(), *self.decoder.parameters()])
         with torch.no_grad():
             y = self.target_value(batch)

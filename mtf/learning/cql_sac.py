@@ -3,7 +3,8 @@
 The critics' losses and target, and the actor's:
     Q_i: (Q_i(s, a) - y)^2 + alpha (log mean exp Q_i(s, .) - Q_i(s, a))
     y = r + gamma (1 - done) (min_i Q'_i(s', a') - c log pi(a' | s')),   a' drawn from the policy
-the mean over draws uniform in the box and from the policy, each divided by its density (CQL(H));
+the mean over draws uniform in the box and from the policy, each divided by its density (CQL(H)); the push is of rows around the
+policy deployed now (`Problem.hold`) and in its box: at an action outside it, Q would only rise, and slope that way;
 actor: c log pi(a|s) - min Q_i(s, a), a squashed normal in the box. Served is its mode.
 """
 
@@ -81,7 +82,9 @@ class CQLSAC(ActorCritic):
         everywhere = self.critics.over(batch.now, uniform) + self.width * math.log(2)
         policy = self.critics.over(batch.now, own) - own_density
         both = torch.cat([everywhere, policy], dim=1)
-        push = (torch.logsumexp(both, dim=1) - math.log(2 * config.draws) - logged).mean(1).sum()
+        # hair's breadth: rounding must not leave out the rows at the edge
+        inside = (batch.u.abs() <= half * 1.0001 + 1e-6).all(1)
+        push = (batch.hold * inside * (torch.logsumexp(both, dim=1) - math.log(2 * config.draws) - logged)).mean(1).sum()
         return error, push
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:

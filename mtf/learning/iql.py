@@ -1,7 +1,8 @@
 """IQL (Kostrikov, Nair and Levine, 2022): values by expectile regression on logged actions alone, a policy by advantage.
 
 V: mean |tau - 1{Q' - V < 0}| (min_i Q'_i(s, a) - V(s))^2        Q_i: (Q_i(s, a) - r - gamma (1 - done) V(s'))^2
-actor: mean exp(beta (min_i Q'_i - V)) |mu(s) - a|^2, the weight at most `max_weight`
+actor: mean exp(beta (min_i Q'_i - V)) |mu(s) - a|^2, the weight at most `max_weight`, over the rows around the policy deployed
+now (`Problem.hold`). V and Q read the same of a state: of what one alone saw, the advantage would be a credit for states.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mtf.learning.actor_critic import ActorCritic, OneRateConfig, boxed, from_center, run
+from mtf.learning.actor_critic import ActorCritic, OneRateConfig, boxed, cloning_loss, from_center, run
 from mtf.learning.backprop import ActorPass, Flat, Pass, squared_error
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.networks import Actor, JointCritics, Stack, soft_update
@@ -44,12 +45,6 @@ def advantage_weight(advantage: torch.Tensor, temperature: float, largest: float
     return (temperature * advantage).exp().clamp(max=largest)
 
 
-def cloning_loss(u: torch.Tensor, logged: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`mean weight |u - u_logged|^2`, weight [n], and its slope in u [n, A]."""
-    away = u - logged
-    return (weight * away.square().sum(1)).mean(), away * (weight[:, None] * (2 / len(u)))
-
-
 class IQL(ActorCritic):
     """Twin Q with their targets, V, and the actor."""
 
@@ -57,7 +52,7 @@ class IQL(ActorCritic):
         self.config, self.gamma, self.generator = config, problem.gamma, generator
         self.unit, width = torch.from_numpy(problem.unit), problem.data.action_width
         self.critics = JointCritics(2, rows.now[1].shape[1], width, config.critic_hidden, generator)
-        self.value = Stack(1, (rows.now[0].shape[1], *config.critic_hidden, 1), generator)
+        self.value = Stack(1, (rows.now[1].shape[1], *config.critic_hidden, 1), generator)
         self.actor = Actor(rows.z.shape[1], width, config.actor_hidden, generator)
         self.target = copy.deepcopy(self.critics)
         self.modules = nn.ModuleDict({"critics": self.critics, "value": self.value, "actor": self.actor, "target": self.target})
@@ -68,13 +63,13 @@ class IQL(ActorCritic):
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             y = self.target_value(batch)
-            v, q = Pass(self.value, batch.now[0]), Pass(self.critics.net, self.critics.joined(batch.now, batch.u))
+            v, q = Pass(self.value, batch.now[1]), Pass(self.critics.net, self.critics.joined(batch.now, batch.u))
             mu = ActorPass(self.actor, batch.z, batch.box, self.unit)
             advantage = self.target(batch.now, batch.u).min(0).values - v.out[0, :, 0]
             value, by_advantage = expectile_loss(advantage, self.config.expectile)
             critics, by_q = squared_error(q.out[..., 0], y)
             weight = advantage_weight(advantage, self.config.temperature, self.config.max_weight)
-            actor, by_u = cloning_loss(mu.u, batch.u, weight)
+            actor, by_u = cloning_loss(mu.u, batch.u, weight * batch.hold)
             gradients = (v.parameters(-by_advantage[None, :, None]), q.parameters(by_q[..., None]), mu.parameters(by_u))
             self.learned.step(gradient for of in gradients for gradient in of)
             soft_update(self.target, self.critics, self.config.tau)
@@ -82,7 +77,7 @@ class IQL(ActorCritic):
 
     def target_value(self, batch: Batch) -> torch.Tensor:
         """`r + gamma (1 - done) V(s')` [n]."""
-        return batch.reward.sum(1) + self.gamma * (1 - batch.done) * self.value(batch.next[0])[0, :, 0]
+        return batch.reward.sum(1) + self.gamma * (1 - batch.done) * self.value(batch.next[1])[0, :, 0]
 
     def move(self, batch: Batch) -> torch.Tensor:
         return from_center(boxed(self.actor, batch.z, batch.box, self.unit), batch.box, self.unit)

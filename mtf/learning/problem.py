@@ -105,6 +105,17 @@ class Problem:
         return phi
 
     @property
+    def hold(self) -> np.ndarray:
+        """[n], mean 1 over the rows that explored: what a row counts where a learner is held to what was logged.
+
+        Only rows around the policy deployed now count, alike: held to earlier rounds' actions, it would be drawn back to policies
+        that are gone. Where none is around it, all that explored do.
+        """
+        held_to = self.current if self.current.any() else self.signal
+        share = max(held_to.sum() / max(self.signal.sum(), 1), 1e-9)
+        return (held_to / share).astype(np.float32)
+
+    @property
     def value_columns(self) -> np.ndarray:
         """int64: the state columns that a value may read (actions do not move them)."""
         return np.flatnonzero(self.data.value_mask)

@@ -25,7 +25,8 @@ class Batch:
     """Rows as tensors: observations (what V reads, phi) and z at s and s'; u; the boxes now; reward; done, signal [n].
 
     box, next_box: (center, lower, upper) [n, A] of the policy deployed now. reward [n, q]: a column a critic group, divided by
-    the reward scale. weight [n], or [n, m] with a weight for each critic. slate [n, L]: see `slate_critics`; None elsewhere.
+    the reward scale. weight [n], or [n, m] with a weight for each critic. hold [n]: `Problem.hold`. slate [n, L]: see
+    `slate_critics`; None elsewhere.
     """
 
     now: tuple[torch.Tensor, torch.Tensor]
@@ -39,6 +40,7 @@ class Batch:
     done: torch.Tensor
     signal: torch.Tensor
     weight: torch.Tensor
+    hold: torch.Tensor
     slate: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -96,7 +98,7 @@ def tensors(
     data, columns = problem.data, problem.value_columns
     mean, sd = data.step.mean(), data.step.std() + 1e-6
     reward = data.reward if by_head else data.total_reward[:, None]
-    weight = problem.weight if weight is None else weight
+    weight, hold = problem.weight if weight is None else weight, problem.hold
 
     def some(rows: slice) -> dict[str, tuple[np.ndarray, ...]]:
         z, next_z, step = problem.z[rows], problem.next_z[rows], data.step[rows, None]
@@ -113,6 +115,7 @@ def tensors(
             "done": (data.terminal[rows],),
             "signal": (problem.signal[rows],),
             "weight": (weight[rows],),
+            "hold": (hold[rows],),
         }
         return fields if slate is None else {**fields, "slate": (slate[rows],)}
 

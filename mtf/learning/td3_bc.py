@@ -1,7 +1,8 @@
 """TD3+BC (Fujimoto and Gu, 2021): TD3 whose actor is held to the logged actions.
 
 Actor loss `-alpha mean Q_1(s, mu(s)) / mean |Q_1| + mean (mu(s) - a)^2`, actions in half-widths of the box. The square is a mean
-over the dimensions that vary, as in the authors' code: alpha is worth the same in one and in ten. The rest is `td3`.
+over the dimensions that vary, as in the authors' code: alpha is worth the same in one and in ten. It is of the rows around the policy
+deployed now (`Problem.hold`). The rest is `td3`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from mtf.learning import parallel
-from mtf.learning.actor_critic import run
+from mtf.learning.actor_critic import cloning_loss, run
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
@@ -28,15 +29,16 @@ class TD3BCConfig(TD3Config):
     alpha: float = 2.5
 
 
-def actor_loss(q: torch.Tensor, u: torch.Tensor, logged: torch.Tensor, alpha: float, varied: int) -> ActorLoss:
-    """`-alpha mean q / mean |q| + mean (u - u_logged)^2`, the square a mean over the `varied` dimensions, too.
+def actor_loss(
+    q: torch.Tensor, u: torch.Tensor, logged: torch.Tensor, hold: torch.Tensor, alpha: float, varied: int
+) -> ActorLoss:
+    """`-alpha mean q / mean |q| + mean hold (u - u_logged)^2`, hold [n], the square a mean over the `varied` dimensions, too.
 
     mean |q| is a mere number, as in the paper, and 1e-6 at least.
     """
-    size = parallel.mean(q.abs().mean()).clamp(min=1e-6)
-    away, n = u - logged, len(q)
-    loss = -alpha * q.mean() / size + away.square().sum(1).mean() / varied
-    return loss, (-alpha / n / size).expand(n), away * (2 / n / varied)
+    size, n = parallel.mean(q.abs().mean()).clamp(min=1e-6), len(q)
+    cloning, by_u = cloning_loss(u, logged, hold / varied)
+    return cloning - alpha * q.mean() / size, (-alpha / n / size).expand(n), by_u
 
 
 class TD3BC(TD3):
@@ -49,7 +51,7 @@ class TD3BC(TD3):
         self.varied = max(int((problem.half_width > 0).sum()), 1)
 
     def actor_loss(self, batch: Batch, q: torch.Tensor, u: torch.Tensor) -> ActorLoss:
-        return actor_loss(q, u, batch.u, self.config.alpha, self.varied)
+        return actor_loss(q, u, batch.u, batch.hold, self.config.alpha, self.varied)
 
 
 def learn(

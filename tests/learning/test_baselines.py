@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from mtf.learning.actor_critic import boxed
+from mtf.learning.actor_critic import boxed, cloning_loss
 from mtf.learning.batch_rl import BatchRL, BatchRLConfig
+from mtf.learning.config import with_overrides
 from mtf.learning.corner import CornerConfig
 from mtf.learning.corner import learn as corner
 from mtf.learning.cql_sac import CQLSAC, CQLSACConfig
 from mtf.learning.ddpg import actor_loss, critic_loss
-from mtf.learning.iql import IQL, IQLConfig, advantage_weight, cloning_loss, expectile_loss
+from mtf.learning.iql import IQL, IQLConfig, advantage_weight, expectile_loss
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
+from mtf.learning.registry import algorithm
 from mtf.learning.rows import tensors
 from mtf.learning.value import fit_value
-from tests.evaluation.conftest import make_sessions
+from tests.evaluation.conftest import make_sessions, policy_at, relabel
 from tests.learning.test_integrated_rl import actor_at, batch
 from tests.learning.test_td3_bc import linear
 
@@ -94,8 +97,8 @@ def test_an_update_of_iql_is_what_autograd_makes_of_the_paper(problem):
         agent.update(some, step)
         with torch.no_grad():
             q = other.target(some.now, some.u).min(0).values
-            y = some.reward.sum(1) + 0.9 * (1 - some.done) * other.value(some.next[0])[0, :, 0]
-        away = q - other.value(some.now[0])[0, :, 0]
+            y = some.reward.sum(1) + 0.9 * (1 - some.done) * other.value(some.next[1])[0, :, 0]
+        away = q - other.value(some.now[1])[0, :, 0]
         weight = (3 * away.detach()).exp().clamp(max=100)
         losses = {
             "value": torch.where(away < 0, 0.3, 0.7).mul(away**2).mean(),
@@ -155,3 +158,54 @@ def test_the_corner_rule_goes_by_the_sign_alone():
         assert learned.report["wanted_edge_share"] == 1.0
     np.testing.assert_allclose(found[0], [0.5, -0.5], atol=1e-5)
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def of_an_earlier_round(data, deployed, earlier, by):
+    """`data` around the policy `deployed`, with the rows of `earlier` explored `by` before it, a day ago."""
+    back = np.where(earlier[:, None], -np.float32(by), 0).astype(np.float32)
+    there = deployed.act(data.state[:1])[0]
+    return relabel(
+        data,
+        **{name: getattr(data, name) + there + back for name in ("action", "center", "next_center")},
+        policy_sha=np.where(earlier, "earlier", deployed.sha).astype(object),
+        dt=np.where(earlier, "2026-01-01", "2026-01-02").astype(object),
+    )
+
+
+@pytest.fixture(scope="module")
+def of_two_rounds(tmp_path_factory):
+    """Half of the rows half a box before the deployed policy; no action is worth more than another."""
+    data, deployed = make_sessions(500, seed=0, slope=np.zeros(2)), policy_at(np.full(2, 0.15, np.float32))
+    deployed.write(folder := tmp_path_factory.mktemp("rounds") / "deployed")
+    return prepare(of_an_earlier_round(data, deployed, data.user % 2 == 0, 0.15), folder)
+
+
+def test_only_rows_around_the_deployed_policy_hold_a_learner(of_two_rounds):
+    hold, current = of_two_rounds.hold, of_two_rounds.current
+    assert hold[~current].max() == 0
+    assert hold[of_two_rounds.signal].mean() == pytest.approx(1)
+    np.testing.assert_allclose(hold[current], 1 / current[of_two_rounds.signal].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["td3_bc", "iql", "batch_rl", "cql_sac"])
+def test_what_holds_a_learner_does_not_draw_it_back_to_an_earlier_round(name, of_two_rounds):
+    """Without a signal the step is near 0: neither towards nor away from the earlier round's middle, half a box behind."""
+    chosen = algorithm(name)
+    config = with_overrides(
+        chosen.config, {"steps": "400", "batch": "128", "critic_hidden": "32", "actor_hidden": "16", "max_rms_step": "1"}
+    )
+    found = chosen.learn(of_two_rounds, fit_value(of_two_rounds), config, seed=0, progress=Progress(False))
+    assert np.abs(of_two_rounds.moves(found.action).mean(axis=0)).max() < 0.15
+
+
+def test_iqls_advantage_holds_nothing_that_q_alone_sees(problem):
+    """Where a column may not be read by values at s', V(s) reads it nevertheless: as Q does."""
+    masked = prepare(relabel(problem.data, value_mask=np.array([False, True, True])), "logged")
+    rows = tensors(masked, 1.0, own_box=False)
+    agent = IQL(masked, rows.all, IQLConfig(), torch.Generator().manual_seed(0))
+    assert agent.value.weights[0].shape[1] + masked.data.action_width == agent.critics.net.weights[0].shape[1]
+    some = rows.take(torch.arange(64))
+    moved = replace(some, now=(some.now[0], some.now[1] + torch.eye(4)[1]))
+    with torch.no_grad():
+        assert not torch.equal(agent.value(some.now[1]), agent.value(moved.now[1]))
+        torch.testing.assert_close(some.next[1][:, 1], torch.zeros(64))

@@ -57,6 +57,7 @@ def batch(n=1, *, reward=1.0, done=0.0, u=0.0, signal=1.0, weight=1.0):
         done=full(done),
         signal=full(signal),
         weight=full(weight),
+        hold=full(1),
     )
 
 

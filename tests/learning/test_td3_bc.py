@@ -34,7 +34,7 @@ def test_with_a_linear_q_the_step_does_not_depend_on_its_scale(c):
     actor = actor_at(0.1)
     with torch.no_grad():
         for _ in range(400):
-            loss = partial(actor_loss, logged=batch().u, alpha=0.5, varied=1)
+            loss = partial(actor_loss, logged=batch().u, hold=torch.ones(1), alpha=0.5, varied=1)
             *_, gradient = policy_gradient(linear(c, 0.0), actor, batch(), UNIT, loss)[1]
             actor.mlp.biases[-1] -= 0.05 * gradient
         u = boxed(actor, torch.ones(1, 1), batch().box, UNIT)
@@ -47,8 +47,9 @@ def test_the_actors_slopes_are_those_of_its_loss(scale):
     q = scale * torch.tensor([1.0, -3.0, 2.0])
     u, logged = torch.tensor([[0.5, 0.0], [-0.2, 0.0], [0.9, 0.0]]), torch.tensor([[0.0, 0.0], [0.3, 0.0], [-0.4, 0.0]])
     q.requires_grad_(), u.requires_grad_()
-    loss = -2.5 * q.mean() / q.detach().abs().mean().clamp(min=1e-6) + torch.nn.functional.mse_loss(u[:, 0], logged[:, 0])
-    found, *slopes = actor_loss(q, u, logged, 2.5, 1)
+    hold = torch.tensor([0.0, 1.5, 1.5])
+    loss = -2.5 * q.mean() / q.detach().abs().mean().clamp(min=1e-6) + (hold * (u - logged).square()[:, 0]).mean()
+    found, *slopes = actor_loss(q, u, logged, hold, 2.5, 1)
     torch.testing.assert_close(found, loss)
     for slope, expected in zip(slopes, torch.autograd.grad(loss, [q, u]), strict=True):
         torch.testing.assert_close(slope, expected)
@@ -56,7 +57,7 @@ def test_the_actors_slopes_are_those_of_its_loss(scale):
 
 def test_cloning_weighs_the_same_in_one_dimension_and_in_two():
     """As F.mse_loss has it: the square is a mean over the dimensions that vary."""
-    found = [actor_loss(torch.ones(3), torch.full((3, k), 0.5), torch.zeros(3, k), 0.5, k) for k in (1, 2)]
+    found = [actor_loss(torch.ones(3), torch.full((3, k), 0.5), torch.zeros(3, k), torch.ones(3), 0.5, k) for k in (1, 2)]
     assert [float(loss) for loss, _, _ in found] == pytest.approx([-0.5 + 0.25] * 2)
     assert [float(by_u.sum()) for _, _, by_u in found] == pytest.approx([0.5 * 2] * 2)
 
