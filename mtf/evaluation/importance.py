@@ -1,7 +1,8 @@
 """Exact importance ratios of a stochastic box around the target: a diagnostic for at most three varied dimensions.
 
 The target draws uniformly from a box of half the logged width, shifted into it; the ratio of a step is then exactly
-`2^A 1{x in the smaller box}`. Its second moment, 2^A a step, leaves nothing of a session in more dimensions.
+`2^A 1{x in the smaller box}`, A the dimensions that vary in its row. Its second moment, 2^A a step, leaves nothing of a session
+in more dimensions.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ def importance(steps: Steps, alpha: float) -> Estimate | None:
         return None
     worth, least = [], np.inf
     for place in (steps.y, steps.y0):
-        middle = np.clip(place[: len(steps), varied], -1 + HALF, 1 - HALF)
-        rho = ((np.abs(steps.x[:, varied] - middle) <= HALF) / HALF).prod(axis=1)
+        rho = step_ratio(steps.x[:, varied], place[: len(steps), varied])
         ratios = running_product(rho, steps.starts)
         worth.append(steps.per_session(steps.discount * ratios * steps.reward))
         early = steps.discount > 0.3
@@ -35,6 +35,14 @@ def importance(steps: Steps, alpha: float) -> Estimate | None:
         return None
     user = steps.session_user
     return ratio(by_user(worth[0] - worth[1], user), by_user(worth[1], user), alpha)
+
+
+def step_ratio(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`prod_d 2 1{|x_d - middle_d| <= 1/2}` float64 [n], the middle at y [n, A] or where the smaller box still fits; a dimension
+    that does not vary in a row has x = y = 0 there and counts 1."""
+    inside = (np.abs(x - np.clip(y, -1 + HALF, 1 - HALF)) <= HALF) / HALF
+    ratio: np.ndarray = np.where((x == 0) & (y == 0), 1.0, inside).prod(axis=1)
+    return ratio
 
 
 def running_product(rho: np.ndarray, starts: np.ndarray) -> np.ndarray:

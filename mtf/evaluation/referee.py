@@ -2,7 +2,8 @@
 
     sum_t gamma^t (omega_t - omega0_t) (G_t - V(s_t)),    G the realised return-to-go
 
-V only takes variance away. It sees what the degree-1 weight sees, so it is compared with the primary less its bend.
+V only takes variance away. It sees what the degree-1 weight sees, and nothing past the end of a session that was cut but V: it is
+compared with the primary less its bend and less the advantages that the primary adds there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mtf.evaluation.values import ActionValue
 
 @dataclass(frozen=True)
 class Referee:
-    """lift: the referee's. gap: referee minus (primary less its bend), user by user, with its own standard error."""
+    """lift: the referee's. gap: referee minus (primary less what it alone can see), user by user, with its own standard error."""
 
     lift: Estimate
     gap: Estimate
@@ -37,11 +38,14 @@ class Calibration:
 def referee(steps: Steps, q: ActionValue, against: Lift, alpha: float) -> Referee:
     """The referee's lift over the deployed value of `against` (the primary), and how far the two are apart."""
     n = len(steps)
-    apart = weights.degree1(steps.x, steps.y[:n]) - weights.degree1(steps.x, steps.y0[:n])
+    omega, omega0 = (weights.degree1(steps.x, at[:n]) for at in (steps.y, steps.y0))
+    apart = omega - omega0
     surprise = steps.returns(q.value) - q.value[:n]
     difference = by_user(steps.per_session(steps.discount * apart * surprise), steps.session_user)
     bend = by_user(steps.per_session(steps.discount * q.bend), steps.session_user)
-    gap = difference - (against.difference - bend)
+    beyond = steps.gamma * (omega * steps.next_values(q.target) - omega0 * steps.next_values(q.deployed))
+    ahead = by_user(steps.per_session(steps.discount * np.where(steps.cut, beyond, 0)), steps.session_user)
+    gap = difference - (against.difference - bend - ahead)
     return Referee(lift=ratio(difference, against.denominator, alpha), gap=ratio(gap, against.denominator, 0.05))
 
 

@@ -12,6 +12,7 @@ from mtf.transitions.table import TransitionSet
 LATE_QUANTILE = 0.99
 DEFAULT_GAP_S = 1800.0
 ALIKE = 1e-6
+CUT_ALLOWED = 0.01
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Selection:
     """The sessions that the estimators read, and what became of the others.
 
     drops: sessions left out, by the first reason that applies. Every session is kept or dropped whole.
-    on_policy: sessions of the same policy that did not explore (its own arm), for a check of the level; may be empty.
+    on_policy: sessions of the same policy that did not explore (its own arm), for a check of the level; may be empty, and is
+        where more than a hundredth of them were cut: the mean of those that ended is that of the short ones.
     policy_sha: the policy around which the kept sessions explored; None where the data does not say.
     reason: why nothing is left, or why it says nothing, in words; None where it may speak.
     """
@@ -44,7 +46,7 @@ def select(data: TransitionSet, deployed_sha: str | None) -> Selection:
     any_explored = _any(data.exploring, starts)
     partly = any_explored & _any(~data.exploring, starts)
     other = _any(known & (data.policy_sha != sha), starts) if known.any() else np.zeros(len(starts), bool)
-    fallback = _any(np.array([bool(f) for f in data.fallback]) if len(data) else np.zeros(0, bool), starts)
+    fallback = _any(data.fallback.astype(bool), starts)
     late = _late(data, starts)
 
     reasons = {
@@ -60,7 +62,8 @@ def select(data: TransitionSet, deployed_sha: str | None) -> Selection:
         drops[name] = int((left & hit).sum())
         left &= ~hit
     ended = data.terminal[np.append(starts[1:], len(data)) - 1] if len(starts) else left
-    own = ~any_explored & ~other & ~fallback & ~late & ended
+    own = ~any_explored & ~other & ~fallback & ~late
+    own &= ended & ((own & ~ended).sum() <= CUT_ALLOWED * own.sum())
     kept = data.select(left[data.session])
     reason = _alike(kept) if left.any() else _why_empty(drops, sha, known.any())
     return Selection(

@@ -49,10 +49,15 @@ class Steps:
         return self.user[self.starts]
 
     @property
+    def cut(self) -> np.ndarray:
+        """bool [n]: last steps of sessions that were cut with a real next state."""
+        last = np.append(np.diff(self.session) > 0, True)
+        return np.asarray(last & (self.successor >= 0))
+
+    @property
     def cut_sessions(self) -> int:
         """Sessions that were cut with a real next state."""
-        ends = np.append(self.starts[1:], len(self)) - 1
-        return int((self.successor[ends] >= 0).sum())
+        return int(self.cut.sum())
 
     def per_session(self, values: np.ndarray) -> np.ndarray:
         """Sums float64 [s] (or [s, k]) of `values` [n] (or [n, k])."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mtf.evaluation.importance import importance, running_product
+from mtf.evaluation.importance import importance, running_product, step_ratio
 from mtf.evaluation.steps import make_steps
 
 
@@ -52,3 +52,9 @@ def test_it_is_silent_where_it_would_lie(world, constant):
     assert importance(few, 0.04) is None  # hardly a session keeps weight
     nothing, _ = make_steps(world(60, seed=0, slope=np.zeros(2), half_width=0.0), constant(np.zeros(2)), None)
     assert importance(nothing, 0.04) is None
+
+
+def test_a_dimension_fixed_in_a_row_counts_one_there():
+    x = np.array([[0.2, 0.3], [0.2, 0.0], [0.9, 0.0], [0.2, -0.6]])
+    y = np.where(x != 0, 0.1, 0)
+    np.testing.assert_array_equal(step_ratio(x, y), [4, 2, 0, 0])

@@ -6,7 +6,7 @@ import pytest
 from mtf.evaluation.primary import primary
 from mtf.evaluation.referee import calibrate, referee, slope_agreement
 from mtf.evaluation.steps import make_steps
-from mtf.evaluation.values import ActionValue
+from mtf.evaluation.values import ActionValue, fit_action_value
 
 
 def action_value(steps, value=0.0, logged=None, bend=0.0):
@@ -84,3 +84,14 @@ def test_slopes_that_miss_the_future_are_seen(world, constant):
     assert chi2 > 30
     still, _ = make_steps(world(4000, seed=2, slope=np.array([0.8, -0.5, 0.3])), constant(np.zeros(3)), None)
     assert slope_agreement(still, action_value(still))[0] < 16.3  # one in a thousand
+
+
+@pytest.mark.parametrize(("longest", "end"), [(1, 0.02), (2, 0.02), (12, 0.15)])
+def test_the_referee_agrees_where_sessions_are_cut(world, constant, longest, end):
+    """The primary adds the advantages at the state where a session was cut, which returns do not show."""
+    target = constant([0.15, -0.15, 0.15])
+    steps, _ = make_steps(world(6000, seed=3, slope=np.array([0.8, -0.5, 0.3]), end=end, longest=longest), target, None)
+    assert steps.cut_sessions == steps.cut.sum() > 800
+    q = fit_action_value(steps)
+    gap = referee(steps, q, primary(steps, q, 0.04), 0.04).gap
+    assert abs(gap.mean) < 2.5 * gap.se

@@ -36,6 +36,16 @@ def test_each_session_is_dropped_whole_and_counted_once(data, changed) -> None:
     assert chosen.reason is None
 
 
+def test_the_policys_own_sessions_say_nothing_of_the_level_where_they_were_cut(world, changed) -> None:
+    """Those that ended before a limit of length are the short ones."""
+    for longest, kept in ((400, True), (8, False)):
+        data = world(400, seed=3, slope=np.zeros(1), longest=longest)
+        own = data.user % 4 == 0
+        chosen = select(changed(data, exploring=~own), None)
+        assert (chosen.on_policy.n_sessions == 100) is kept
+        assert kept or chosen.on_policy.n_sessions == 0
+
+
 def test_late_starts_are_dropped(data, changed) -> None:
     start = np.repeat(np.arange(100) * 1000, np.diff(np.append(data.starts, len(data))))
     marked = changed(data, ts=start + 500 * data.step)

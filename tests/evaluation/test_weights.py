@@ -71,3 +71,12 @@ def test_a_fixed_dimension_adds_nothing() -> None:
     x = np.array([[0.4, 0.0], [-0.2, 0.0]])
     y = np.array([[0.5, 0.0], [0.5, 0.0]])
     np.testing.assert_allclose(degree2(x, y), degree2(x[:, :1], y[:, :1]))
+
+
+def test_a_dimension_fixed_in_some_rows_adds_nothing_there() -> None:
+    """Half of the rows vary both, half the first alone: the mean weight is 1 in each half."""
+    x, mass = grid(2)
+    fixed = np.where([True, False], x, 0)
+    for rows in (x, np.concatenate([x, fixed])):
+        y = np.where(rows != 0, 0.5, 0)
+        assert np.tile(mass, len(rows) // len(x)) @ degree2(rows, y) == pytest.approx(len(rows) // len(x))
