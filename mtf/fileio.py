@@ -73,6 +73,7 @@ def folder_atomic(path: Path, mark: str | None = None) -> Iterator[Path]:
     try:
         yield scratch
         os.chmod(scratch, 0o755)
+        _flush(scratch)
         aside = []
         while not _renamed(scratch, path):  # also where another process made one just now
             if mark is not None:
@@ -95,6 +96,16 @@ def sha256_file(path: Path) -> str:
 def md5_file(path: Path) -> str:
     """Hex MD5 of a file's bytes: the name that DVC gives to content."""
     return _digest(path, hashlib.md5(usedforsecurity=False))
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk hold what is in `folder`: a rename may else outlive, after a power cut, what it gave a name to."""
+    for path in (*(inside for inside in folder.rglob("*") if not inside.is_symlink()), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _renamed(folder: Path, path: Path) -> bool:

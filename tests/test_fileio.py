@@ -148,3 +148,18 @@ def test_hashes_are_those_of_the_whole_file(tmp_path, size):
     (tmp_path / "file").write_bytes(data)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
     assert md5_file(tmp_path / "file") == hashlib.md5(data).hexdigest()
+
+
+def test_a_folder_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    flushed = []
+
+    def fsync(handle):
+        flushed.append(os.readlink(f"/proc/self/fd/{handle}"))
+
+    monkeypatch.setattr(fileio.os, "fsync", fsync)
+    with folder_atomic(tmp_path / "made") as scratch:
+        (scratch / "sub").mkdir()
+        (scratch / "sub" / "file").write_bytes(b"1")
+        (scratch / "link").symlink_to("nowhere")
+        assert not flushed
+    assert sorted(flushed) == [str(scratch), str(scratch / "sub"), str(scratch / "sub" / "file")]

@@ -2,7 +2,8 @@
 
     FOLDER/step-000001000/state.safetensors, state.json
 
-A checkpoint appears whole, by a rename; the last two are kept. Reading one never runs code from it.
+A checkpoint appears whole, by a rename; the last two are kept, and where the newest is damaged the one before is taken. Reading
+one never runs code from it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from mtf.errors import InputError
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 KEPT = 2
 Best = tuple[float, int, dict[str, torch.Tensor]]
+
+
+class DamagedError(Exception):
+    """A checkpoint of which a file is not whole."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,13 @@ class Checkpoints:
     folder: Path
     fingerprint: str
 
-    def verify(self) -> None:
-        """Raises InputError where the newest checkpoint is of another training or damaged, before time is spent on this one."""
-        if found := self._steps():
-            self._state(found[-1])
+    def verify(self) -> list[str]:
+        """A warning for each damaged checkpoint that is newer than the one to go on from.
+
+        Raises InputError where that is of another training, or where all are damaged, before time is spent on this one.
+        """
+        found = self._newest()
+        return [f"checkpoint_damaged: {what}; it goes on from the one before" for what in (found[2] if found else ())]
 
     def save(self, agent: Agent, *, step: int, curve: list[dict[str, float]], best: Best) -> None:
         """Write the checkpoint of `step` and delete the oldest ones."""
@@ -64,15 +72,14 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def load(self, agent: Agent) -> Checkpoint | None:
-        """Set `agent` to the newest checkpoint; None where there is none.
+        """Set `agent` to the newest checkpoint that is whole; None where there is none.
 
-        Raises InputError where it was made of other data or settings, or is damaged.
+        Raises InputError where it was made of other data or settings or does not fit, or where all are damaged.
         """
-        found = self._steps()
-        if not found:
+        found = self._newest()
+        if found is None:
             return None
-        newest = found[-1]
-        state = self._state(newest)
+        newest, state, _ = found
         try:
             tensors = load_file(newest / "state.safetensors")
             agent.modules.load_state_dict(_part(tensors, "module."))
@@ -82,15 +89,29 @@ class Checkpoints:
             best = (float(state["best_loss"]), int(state["best_step"]), _part(tensors, "best."))
             return Checkpoint(int(state["step"]), state["curve"], best)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise _unreadable(newest, error) from error
+            raise InputError(f"checkpoint: {newest} cannot be read: {error}; delete it to go on from the one before") from error
+
+    def _newest(self) -> tuple[Path, dict[str, Any], list[str]] | None:
+        """The newest one that is whole, its state, and what is wrong with those after it; None where there are none."""
+        damaged: list[str] = []
+        for folder in reversed(self._steps()):
+            try:
+                return folder, self._state(folder), damaged
+            except DamagedError as error:
+                damaged.append(str(error))
+        if damaged:
+            raise InputError(f"checkpoint: {damaged[0]}, nor can one before it; delete {self.folder} to begin anew")
+        return None
 
     def _state(self, folder: Path) -> dict[str, Any]:
-        """What state.json holds. Raises InputError where that is of another training, or damaged."""
+        """What state.json holds. Raises InputError where that is of another training, DamagedError where a file is not whole."""
         try:
             found: dict[str, Any] = json.loads((folder / "state.json").read_text())
             state = {key: found[key] for key in ("step", "curve", "best_loss", "best_step", "fingerprint")}
-        except (OSError, ValueError, KeyError) as error:
-            raise _unreadable(folder, error) from error
+            with safe_open(folder / "state.safetensors", "pt"):  # its header says how long the file is
+                pass
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise DamagedError(f"{folder} cannot be read: {error}") from error
         if state["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"checkpoint: {folder} is of other data, settings or code; give another folder, or delete this one to begin anew"
@@ -99,10 +120,6 @@ class Checkpoints:
 
     def _steps(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("step-*") if (p / "state.json").exists())
-
-
-def _unreadable(folder: Path, error: Exception) -> InputError:
-    return InputError(f"checkpoint: {folder} cannot be read: {error}; delete it to go on from the one before")
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

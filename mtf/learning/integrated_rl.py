@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class IntegratedRLConfig(TrainerConfig):
     form: `advantage` Q = V + A, `slate` the same with A through the slates that actions rank (`slate_critics`; `advantage` takes
         over where they are not all that an action does), `joint` an MLP.
     """
+
+    name: ClassVar[str] = "integrated_rl"
 
     critics: int = 8
     critic_hidden: tuple[int, ...] = (32, 32)
@@ -192,8 +194,9 @@ def learn(
     agent = IntegratedAgent(problem, rows.all, config, seed, slates)
     pool, kept = (torch.from_numpy(np.flatnonzero(of)) for of in (~held, held))
     returns = torch.from_numpy(value.ret)[kept] / scale
-    name = "integrated_rl"
-    trained = fit(agent, rows, pool, kept, returns, config, seed=seed, name=name, progress=progress, checkpoints=checkpoints)
+    trained = fit(
+        agent, rows, pool, kept, returns, config, seed=seed, name=config.name, progress=progress, checkpoints=checkpoints
+    )
     with torch.no_grad():
         return _result(problem, value, config, agent, rows, held, scale, trained, mediated)
 

@@ -8,7 +8,7 @@ what users differ in (docs/study.md).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mtf.learning.integrated_rl import IntegratedRLConfig, learn, require
 
@@ -18,6 +18,8 @@ __all__ = ["NaiveConfig", "learn", "require"]
 @dataclass(frozen=True, kw_only=True)
 class NaiveConfig(IntegratedRLConfig):
     """As `integrated_rl`, with the joint critic; no evidence limits its step but the gate's."""
+
+    name: ClassVar[str] = "naive"
 
     critic_hidden: tuple[int, ...] = (64, 64)
     form: Literal["advantage", "joint"] = "joint"

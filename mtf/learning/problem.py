@@ -308,7 +308,7 @@ def constant_reward(data: TransitionSet) -> list[str]:
 
 def _without_fallback(data: TransitionSet) -> tuple[TransitionSet, int]:
     """Sessions without fallback rows, and how many rows that dropped: a hole in a session breaks its returns."""
-    bad = np.array([f is not None for f in data.fallback])
+    bad = data.fallback.astype(bool)
     if not bad.any():
         return data, 0
     keep = ~np.isin(data.session, np.unique(data.session[bad]))

@@ -90,7 +90,9 @@ def train(
     The same data, settings and seed give the same bundle, byte for byte. Raises InputError for what cannot be used.
     """
     if out is not None:
-        _fresh_place(out, {"transitions": transitions, "baseline": baseline, "checkpoints": checkpoints})
+        _fresh_place(
+            out, {"transitions": transitions, "baseline": baseline, "exploration": exploration, "checkpoints": checkpoints}
+        )
     if checkpoints is not None:
         require_writable(checkpoints / "step")
     # what needs no rows comes before reading them
@@ -172,7 +174,7 @@ def train_on(
         kept = {}
         if checkpoints is not None and isinstance(config, TrainerConfig):
             kept["checkpoints"] = _checkpoints(checkpoints, problem, algorithm, config, seed)
-            kept["checkpoints"].verify()
+            warnings += kept["checkpoints"].verify()
         stages.done("prepare")
         value = fit_value(problem)
         if not value.settled:

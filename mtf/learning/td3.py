@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from mtf.errors import InputError
 from mtf.learning import parallel
 from mtf.learning.actor_critic import ActorCritic, OneRateConfig, boxed, from_center, run
 from mtf.learning.backprop import ActorPass, Flat, Pass, squared_error
@@ -99,6 +100,12 @@ class TD3(ActorCritic):
 
     def move(self, batch: Batch) -> torch.Tensor:
         return from_center(boxed(self.actor, batch.z, batch.box, self.unit), batch.box, self.unit)
+
+
+def require(problem: Problem, config: TD3Config) -> None:
+    """Raises InputError where the actor would never move."""
+    if config.steps < config.delay:
+        raise InputError(f"--steps {config.steps}: the actor moves every {config.delay} steps; take more, or --set delay=")
 
 
 def learn(

@@ -1,8 +1,8 @@
 """TD3+BC (Fujimoto and Gu, 2021): TD3 whose actor is held to the logged actions.
 
 Actor loss `-alpha mean Q_1(s, mu(s)) / mean |Q_1| + mean (mu(s) - a)^2`, actions in half-widths of the box. The square is a mean
-over the dimensions that vary, as in the authors' code: alpha is worth the same in one and in ten. It is of the rows around the policy
-deployed now (`Problem.hold`). The rest is `td3`.
+over the dimensions that vary, as in the authors' code: alpha is worth the same in one and in ten. It is of the rows around the
+policy deployed now (`Problem.hold`). The rest is `td3`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch
-from mtf.learning.td3 import TD3, ActorLoss, TD3Config
+from mtf.learning.td3 import TD3, ActorLoss, TD3Config, require
 from mtf.learning.value import Value
+
+__all__ = ["TD3BC", "TD3BCConfig", "actor_loss", "learn", "require"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ Each group learns its own head's reward; the actor weighs the groups' means and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mtf.learning.integrated_rl import IntegratedRLConfig, learn, require
 
@@ -16,5 +16,7 @@ __all__ = ["UnifiedRLConfig", "learn", "require"]
 @dataclass(frozen=True, kw_only=True)
 class UnifiedRLConfig(IntegratedRLConfig):
     """As `integrated_rl`, with groups of critics by reward head."""
+
+    name: ClassVar[str] = "unified_rl"
 
     groups: Literal["total", "heads"] = "heads"

@@ -130,12 +130,11 @@ class TransitionSet:
         reward = self.total_reward.astype(np.float64)
         out = reward.copy()
         last = np.append(self.session[1:] != self.session[:-1], True)
-        longest = int(self.step.max(initial=0)) + 1
-        # backwards by position from the session's end: longest iterations of one vector operation
+        # backwards by position from the session's end: as many vector operations as the longest session has rows
         ends = np.flatnonzero(last)
         starts = self.starts
         lengths = ends - starts + 1
-        for back in range(1, min(longest, int(lengths.max(initial=1)))):
+        for back in range(1, int(lengths.max(initial=1))):
             rows = (ends - back)[lengths > back]
             out[rows] += gamma * out[rows + 1]
         return out
@@ -337,6 +336,9 @@ def from_table(table: pa.Table, *, spec: FusionSpec | None = None, where: str = 
     for name, value in boxes.items():
         _same_width(name, value, "action", action, where)
     _same_width("next_state", next_state, "state", state, where)
+    if (below := np.flatnonzero(step < 0)).size:
+        which = f"session {table.column('session_id')[int(below[0])].as_py()!r} has step {step[below[0]]}"
+        raise InputError(f"transitions: {where}: {which} ({len(below)} such rows); number the steps of a session 0, 1, ...")
     gap = np.flatnonzero((np.diff(session) == 0) & (np.diff(step) != 1))
     if len(gap):
         which = f"session {table.column('session_id')[int(gap[0])].as_py()!r} goes from step {step[gap[0]]} to {step[gap[0] + 1]}"

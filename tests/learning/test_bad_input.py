@@ -140,6 +140,9 @@ def test_an_output_that_would_delete_what_it_should_not(tmp_path):
     constant_policy(np.zeros(2), 3, spec=None, lineage=Lineage(algorithm="t")).write(parent)
     (tmp_path / "old" / "kept").mkdir(parents=True)
     (tmp_path / "old" / "policy.json").write_text("{}")
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "policy.json").write_text("{}")
+    (box := tmp_path / "older" / "exploration.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
     settings = {"algorithm": "corner", "progress": False, "baseline": str(parent), "checkpoints": tmp_path / "old" / "kept"}
     for out, says in (
@@ -151,6 +154,8 @@ def test_an_output_that_would_delete_what_it_should_not(tmp_path):
     ):
         with pytest.raises(InputError, match=says):
             train(rows, out, **settings)
+    with pytest.raises(InputError, match=r"--out .*older would replace exploration .*exploration.json"):
+        train(rows, tmp_path / "older", **settings, exploration=box)
     with pytest.raises(InputError, match=r"notes.txt is a file, not a folder; give another place"):
         train(rows, notes / "p", **settings)
     with pytest.raises(InputError, match=r"notes.txt is a file, not a folder; give another place"):
@@ -182,6 +187,8 @@ def test_an_output_that_would_delete_what_it_should_not(tmp_path):
         ({"algorithm": "cql_sac", "overrides": {"keep": "best"}}, "--set keep=best: cql_sac pushes its Q down"),
         ({"algorithm": "batch_rl", "overrides": {"lr": "0.1"}}, "--set lr: no such setting; there are .*vae_lr"),
         ({"algorithm": "naive", "steps": 10}, "--steps 10: the actor moves every 15 steps; take more, or --set delay="),
+        ({"algorithm": "td3", "steps": 1}, "--steps 1: the actor moves every 2 steps; take more, or --set delay="),
+        ({"algorithm": "td3_bc", "steps": 1}, "--steps 1: the actor moves every 2 steps; take more, or --set delay="),
     ],
 )
 def test_settings_that_make_no_sense(changes, says):

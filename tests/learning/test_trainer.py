@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -57,12 +58,7 @@ def problem():
 
 
 def run(problem, config, checkpoints=None):
-    rows = tensors(problem, 1.0)
-    if isinstance(config, IntegratedRLConfig):
-        agent = IntegratedAgent(problem, rows.all, config, 5)
-    else:
-        (made_by,) = (kind for kind, of in (NOISY | QUIET).values() if type(of) is type(config))
-        agent = made_by(problem, rows.all, config, torch.Generator().manual_seed(5))
+    agent, rows = agent_of(problem, config), tensors(problem, 1.0)
     every = torch.arange(len(rows))
     returns = torch.from_numpy(fit_value(problem).ret)[:50]
     trained = fit(
@@ -137,8 +133,23 @@ def test_a_checkpoint_of_another_training_is_refused(problem, tmp_path):
         run(problem, CONFIG, Checkpoints(tmp_path, "g"))
     damaged = tmp_path / "step-000000030" / "state.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"cannot be read.*nor can one before it; delete"):
         run(problem, CONFIG, Checkpoints(tmp_path, "f"))
+
+
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_taken(problem, tmp_path):
+    """As a power cut may leave it; the end is that of an undisturbed run."""
+    store = Checkpoints(tmp_path, "f")
+    run_to(problem, store, 60)
+    assert store.verify() == []
+    newest, before = sorted(tmp_path.glob("step-*"), reverse=True)
+    cut = newest / "state.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    (warning,) = store.verify()
+    assert warning.startswith(f"checkpoint_damaged: {newest} cannot be read") and "goes on from the one before" in warning
+    agent, found = run(problem, CONFIG, store)
+    assert found.resumed == int(before.name.removeprefix("step-"))
+    assert_equal(state(agent), state(run(problem, CONFIG)[0]))
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -233,6 +244,56 @@ def test_a_step_leaves_everything_else_untouched():
     descend(optimiser, chosen * other, [chosen])
     assert float(chosen.detach()) == pytest.approx(0.9)
     assert (float(other.detach()), other.grad) == (1.0, None)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_loss_reaches_what_another_has_stepped(problem, name):
+    """Each optimiser's gradients are, when all have stepped, still those that it stepped by: a later loss added nothing."""
+    agent, rows = agent_of(problem, replace(CONFIGS[name], tau=0.0)), tensors(problem, 1.0, own_box=False)
+    stepped = {}
+    for optimiser in agent.optimisers.values():
+        optimiser.register_step_post_hook(lambda of, *_: stepped.update({of: [p.grad.clone() for p in parameters(of)]}))
+    # an actor begins at its last layer, which has to move before those below have a slope
+    for step in range(1, 31):
+        agent.update(rows.take(torch.arange(step, step + 64)), step)
+    assert len(stepped) == len(agent.optimisers)
+    for optimiser, gradients in stepped.items():
+        assert any(gradient.any() for gradient in gradients)
+        for p, gradient in zip(parameters(optimiser), gradients, strict=True):
+            assert torch.equal(p.grad, gradient)
+
+
+@pytest.mark.parametrize(("name", "still"), [(n, s) for n in CONFIGS if n != "iql" for s in ("actor", "critics")])
+def test_a_step_of_the_one_leaves_the_other_untouched(problem, name, still):
+    """Without a rate of its own the actor (of batch_rl the perturbation) or the critics stay as they were, to the bit."""
+    agent, rows = agent_of(problem, CONFIGS[name]), tensors(problem, 1.0, own_box=False)
+    still = "perturb" if (name, still) == ("batch_rl", "actor") else still
+    if isinstance(agent, IntegratedAgent) and still == "critics":
+        agent.rates = [0.0] * len(agent.rates)
+    with torch.no_grad():
+        # action heads begin at zero, where an actor has nothing to go by
+        for p in agent.critics.parameters():
+            p += 0.1
+    for group in agent.optimisers[still].param_groups:
+        group["lr"] = 0.0
+    before = copy.deepcopy(agent.modules.state_dict())
+    for step in range(1, 31):
+        agent.update(rows.take(torch.arange(step, step + 64)), step)
+    moved = {key.split(".")[0] for key, value in agent.modules.state_dict().items() if not torch.equal(value, before[key])}
+    assert still not in moved
+    assert {"actor", "perturb", "critics"} & set(agent.optimisers) - {still} <= moved
+
+
+def agent_of(problem, config):
+    rows = tensors(problem, 1.0)
+    if isinstance(config, IntegratedRLConfig):
+        return IntegratedAgent(problem, rows.all, config, 5)
+    (made_by,) = (kind for kind, of in (NOISY | QUIET).values() if type(of) is type(config))
+    return made_by(problem, rows.all, config, torch.Generator().manual_seed(5))
+
+
+def parameters(optimiser):
+    return [p for group in optimiser.param_groups for p in group["params"]]
 
 
 def test_a_gradient_of_other_strides_steps_each_parameter_by_its_own():

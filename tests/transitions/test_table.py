@@ -131,6 +131,7 @@ BAD = {
     "no session": ("session_id", [None, None, "a"], "`session_id` holds 2 nulls"),
     "no end": ("terminal", [True, None, False], "`terminal` holds 1 nulls"),
     "step in words": ("step", ["one", "2", "3"], "`step` is string, needs int64"),
+    "a step below 0": ("step", [-1, 0, 1], r"session '.' has step -1 \(1 such rows\); number the steps of a session 0, 1"),
     "a step left out": ("step", [0, 0, 2], r"session 'a' goes from step 0 to 2 \(1 such places\); its returns would miss"),
     "an end on the way": ("terminal", [True] * 3, r"session 'a' is `terminal` at step 0 and goes on \(1 such rows\)"),
     "end in words": ("terminal", ["maybe", "no", "no"], "`terminal` is string, needs bool"),
