@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study_report import (
+    MEASURES,
     PRIMARY,
     PRIMARY_BOX,
     PRIMARY_DAYS,
@@ -49,6 +50,10 @@ its worst seed, and the worst round of any seed; shares of the headroom and of t
 model of the slate (if the best action depends on five features, and on all of them), MTF-GAUC, valid watches (UVC) and time
 watched (UDT) over the start's in %, steps of a training and the rows of each, trainings whose critics' error on held-out users'
 returns had come to rest within 1 % (of those whose cell keeps it), rounds with a warning."""
+DISCOUNTED = """\
+The same policies by V, what learners maximise and the gate judges: reward discounted by .9 a request, from a session's start. It
+counts little of what a longer session adds. Cells do not hold what groups of judges said of it: differences are printed with the
+judges' error of a single lift, which is too large for policies that are much alike."""
 PAIRED = """\
 Paired by seed. The same users judge all policies: the spread over seeds does not hold what other users would have said, so both
 errors are printed, and p is of both together, after Holm within its family, pairs that were not run among it; "-" below five
@@ -135,6 +140,10 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
         "[docs/study.md](../study.md) says what they mean, and where and when they were run.",
         f"![true session reward over the start, by round and world]({figure})",
         overview(cells),
+        "## By discounted reward",
+        DISCOUNTED,
+        overview(cells, "discounted"),
+        *discounted(cells),
         "## Everything, by world",
         LEGEND,
         _printed(render(cells, worlds).strip()),
@@ -150,20 +159,33 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
     return "\n\n".join(parts) + "\n"
 
 
-def overview(cells: list[Cell]) -> str:
+def discounted(cells: list[Cell]) -> list[str]:
+    """The default against all others in each world, by discounted reward; Holm over all of a kind of exploration."""
+    parts = []
+    for kind in KINDS:
+        title = f"By discounted reward: the default against all, {KINDS[kind]}"
+        pairs = _default_against((*OTHERS, *USUAL), kind)
+        parts += _section(cells, title, WORLDS[:-1], pairs, apart=True, measure="discounted")
+    return parts
+
+
+def overview(cells: list[Cell], measure: str = "lift") -> str:
     """A table a kind of exploration: learner by world, the last round's lift in %, its error, how many seeds."""
     parts = [
-        f"True session reward over the start, %, of the last policy from {DAYS} days of {USERS:,} users (half of whom train), "
-        "half-width .3: mean +- standard error (seeds and judging users together), in brackets the worst seed and how many seeds."
+        f"True {MEASURES[measure][1]} over the start, %, of the last policy from {DAYS} days of {USERS:,} users (half of whom "
+        "train), half-width .3: mean +- standard error (seeds and judging users together), in brackets the worst seed and how "
+        "many seeds."
     ]
     for kind, title in KINDS.items():
         of = [c for c in _usual(cells) if c["exploration"] == kind and ":" not in c["learner"] and c["world"] in WORLDS]
         if not of:
             continue
-        learners = sorted({c["learner"] for c in of}, key=lambda name: -_over_worlds([c for c in of if c["learner"] == name]))
+        names = sorted({c["learner"] for c in of})
+        worth = {name: _over_worlds([c for c in of if c["learner"] == name], measure) for name in names}
+        learners = sorted(names, key=lambda name: -worth[name])
         rows = [
             f"| `{name}` | "
-            + " | ".join(_entry([c for c in of if (c["learner"], c["world"]) == (name, w)]) for w in WORLDS)
+            + " | ".join(_entry([c for c in of if (c["learner"], c["world"]) == (name, w)], measure) for w in WORLDS)
             + " |"
             for name in learners
         ]
@@ -243,23 +265,23 @@ def _panel(panel: Any, cells: list[Cell], headroom: float) -> None:
     panel.tick_params(colors=INK, length=0, labelsize=9)
 
 
-def _end(cell: Cell) -> float:
-    return float(cell["rounds"][-1]["lift"])
+def _end(cell: Cell, measure: str) -> float:
+    return float(cell["rounds"][-1][measure])
 
 
-def _over_worlds(group: list[Cell]) -> float:
+def _over_worlds(group: list[Cell], measure: str) -> float:
     """Each world counts once, however many seeds it has."""
-    by_world = [[_end(c) for c in group if c["world"] == world] for world in WORLDS]
+    by_world = [[_end(c, measure) for c in group if c["world"] == world] for world in WORLDS]
     return float(np.mean([np.mean(ends) for ends in by_world if ends]))
 
 
-def _entry(group: list[Cell]) -> str:
+def _entry(group: list[Cell], measure: str) -> str:
     if not group:
         return ""
-    mean, error = by_round(group)[-1]
+    mean, error = by_round(group, measure)[-1]
     if len(group) == 1:
         return f"{100 * mean:+.1f} (one seed)"
-    return f"{100 * mean:+.1f} +- {100 * error:.1f} ({100 * min(map(_end, group)):+.1f}; {len(group)})"
+    return f"{100 * mean:+.1f} +- {100 * error:.1f} ({100 * min(_end(c, measure) for c in group):+.1f}; {len(group)})"
 
 
 def _usual(cells: list[Cell]) -> list[Cell]:
@@ -272,12 +294,18 @@ def _default_against(others: Sequence[str], kind: str) -> list[tuple[str, str]]:
 
 
 def _section(
-    cells: list[Cell], title: str, worlds: Sequence[str], pairs: Sequence[tuple[str, str]], *, apart: bool = False
+    cells: list[Cell],
+    title: str,
+    worlds: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    apart: bool = False,
+    measure: str = "lift",
 ) -> list[str]:
     """The pairs that were run under their title, Holm over all of them; nothing where none was."""
     if not (there := _run(cells, worlds, pairs)):
         return []
-    said = paired(cells, worlds, there, USERS, DAYS, BOX, "a family of its own", len(pairs), apart)
+    said = paired(cells, worlds, there, USERS, DAYS, BOX, "a family of its own", len(pairs), apart, measure)
     return [f"### {title}", _printed(said)]
 
 

@@ -29,6 +29,8 @@ def _cell(
             "round": number,
             "lift": lift,
             "se": se,
+            "discounted": lift / 2,
+            "discounted_se": se / 2,
             "metrics": {"valid": 0.02, "duration": -0.01},
             "gauc": {"start": 0.5, "value": 0.55},
             "learned": {"flat": None},

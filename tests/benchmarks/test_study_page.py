@@ -45,6 +45,18 @@ def test_overview_by_hand(cells):
     assert [row for row in rows if row.startswith("###")] == ["### Three rounds (D3)", "### One box (D2)"]
 
 
+def test_by_discounted_reward_another_order_may_hold(cells):
+    """What is printed is the discounted lift and its own error."""
+    for c, value in zip(cells, (0.01, 0.03, 0.04, 0.04), strict=False):
+        c["rounds"][-1] |= {"discounted": value, "discounted_se": 0.002}
+    rows = overview(cells[:4], "discounted").splitlines()
+    assert rows[0].startswith("True discounted reward over the start")
+    assert [row for row in rows if row.startswith("| `")] == [
+        "| `naive` | +4.0 +- 0.2 (+4.0; 2) |  |  |  |  |",
+        f"| `slate_replay` | +2.0 +- {100 * math.hypot(0.01, 0.002):.1f} (+1.0; 2) |  |  |  |  |",
+    ]
+
+
 def test_each_world_counts_once(cell):
     """Two worlds, the better learner of one has many seeds there: order is by the mean over worlds."""
     many = [cell("es", (0.03,), seed=seed) for seed in range(1, 9)] + [cell("es", (0.0,), world="null")]

@@ -147,6 +147,18 @@ def test_cells_of_other_worlds_or_judges_are_not_compared(cell, what):
         paired(cells, ["personalised"], [("slate_replay@D3", "naive@D3")], 20_000)
 
 
+@pytest.mark.usefixtures("few_seeds")
+def test_by_discounted_reward_judges_groups_do_not_count(cell):
+    """They said session reward: the error is that of a lift, the larger of the two policies'."""
+    cells = [cell(name, (0.5,), seed=seed) for name in ("slate_replay", "naive") for seed in (1, 2)]
+    for c, value, se in zip(cells, (0.03, 0.05, 0.01, 0.01), (0.001, 0.003, 0.004, 0.004), strict=True):
+        c["rounds"][-1] |= {"discounted": value, "discounted_se": se, "judges": [1.0, 2.0]}
+        c["judges"] = [1.0, 1.0]
+    said = paired(cells, ["personalised"], [("slate_replay@D3", "naive@D3")], 20_000, measure="discounted")
+    assert "difference of true discounted reward" in said
+    assert "  2 seeds   +3.00 (seeds 1.00, judges 0.40)" in said
+
+
 def test_cells_that_do_not_say_by_which_draw_were_judged_by_the_usual_one(cell):
     cells = [cell(learner, seed=seed) for learner in ("slate_replay", "naive") for seed in (1, 2)]
     pairs = [("slate_replay@D3", "naive@D3")]
