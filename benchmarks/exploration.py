@@ -17,9 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.study_report import over_seeds
+from mtf.exploration.noise import Noise
 from mtf.learning.run import train_on
 from mtf.policy import bootstrap_policy
-from mtf.world.explore import Exploring, Noise, explore, join
+from mtf.world.explore import Exploring, explore, join
 from mtf.world.truth import true_value
 from mtf.world.world import World
 

@@ -45,13 +45,14 @@ from benchmarks.study_page import write
 from benchmarks.study_report import GAUSSIAN_SD, TRUTH_SEED, paired, primary, read, render, split_learner
 from mtf.errors import InputError
 from mtf.evaluation.gauc import Gauc, weighted_gauc
+from mtf.exploration.noise import Noise
 from mtf.fileio import sha256_file, write_atomic
 from mtf.fusion import log_fused
 from mtf.learning.config import with_overrides
 from mtf.learning.registry import algorithm as find_algorithm
 from mtf.learning.run import code_sha, train_on
 from mtf.policy import Policy, bootstrap_policy
-from mtf.world.explore import Exploring, Noise, explore, join
+from mtf.world.explore import Exploring, explore, join
 from mtf.world.play import play as each_step
 from mtf.world.truth import Truth, pooled, reward_weights, true_value
 from mtf.world.world import World

@@ -6,24 +6,18 @@ The same play, ranking and rewards as `simulate` -> `transitions`, for sessions 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from mtf import box
 from mtf.errors import InputError
+from mtf.exploration.noise import Noise, sample
 from mtf.features import build_state, moved_by_action
 from mtf.fusion import rank
 from mtf.policy import Policy
 from mtf.transitions.table import TransitionSet, Users, is_gate_user
 from mtf.world.params import BEHAVIOURS
 from mtf.world.world import World, day_number
-
-Noise = Literal["box", "gaussian", "uniform"]
-GAUSSIAN_REACH = 3.0
-"""Gaussian exploration is cut at so many standard deviations, so that an action's range is known; near the edge of the action
-space earlier, on both sides."""
 
 
 class Exploring:
@@ -35,7 +29,7 @@ class Exploring:
 
     def act(self, states: np.ndarray) -> np.ndarray:
         """float32 [n, S] -> [n, A]: another draw each time."""
-        return _draw(self.rng, self.policy.act(states), self.half_width, self.noise)[2]
+        return sample(self.rng, self.policy.act(states), self.half_width, self.noise)[2]
 
 
 def explore(
@@ -71,7 +65,7 @@ def explore(
         seen = cohort.observe()
         state = build_state(spec, seen.given, seen.scores)
         center = policy.act(state)
-        lower, upper, action = _draw(rng, center, half_width, noise)
+        lower, upper, action = sample(rng, center, half_width, noise)
         shown = rank(spec, action, seen.scores)
         feedback = cohort.respond(seen, shown)
         rows = {
@@ -115,29 +109,6 @@ _PER_ROW = (
     "step", "state", "next_state", "action", "center", "lower", "upper", "next_center", "next_lower", "next_upper", "reward",
     "terminal", "truncated", "exploring", "policy_sha", "arm", "dt", "fallback", "ts", "behaviour",
 )  # fmt: skip
-
-
-def _draw(
-    rng: np.random.Generator, center: np.ndarray, half_width: float, noise: Noise
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(lower, upper, action) [n, A]."""
-    if noise == "box":
-        lower, upper = box.offsets(center, half_width)
-        return lower, upper, box.sample(rng, center, lower, upper)
-    if noise == "uniform":
-        lower, upper = box.offsets(center, 2.0)
-        return lower, upper, box.sample(rng, center, lower, upper)
-    lower, upper = box.offsets(center, min(GAUSSIAN_REACH * half_width, 2.0))
-    # cut alike on both sides: learners measure an action from the middle of what may be drawn, and it has to be the mean
-    upper = np.minimum(-lower, upper)
-    lower = -upper
-    drawn = rng.standard_normal(center.shape, dtype=np.float32) * np.float32(half_width)
-    for _ in range(20):
-        outside = (drawn < lower) | (drawn > upper)
-        if not outside.any():
-            break
-        drawn[outside] = rng.standard_normal(int(outside.sum()), dtype=np.float32) * np.float32(half_width)
-    return lower, upper, box.clip(center + drawn, center, lower, upper)
 
 
 def _transitions(world: World, policy: Policy, chosen: np.ndarray, dt: str, a: dict[str, np.ndarray]) -> TransitionSet:
