@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from mtf.fileio import write_atomic
 
 WORLDS = ("personalised", "global_only", "default", "fitted", "null")
 USERS, DAYS, BOX = PRIMARY_USERS, PRIMARY_DAYS, PRIMARY_BOX
+SMALL_USERS = 2_000
 KINDS = {"D3": "three rounds (D3)", "D2": "one box (D2)", "D1": "Gaussian noise (D1)"}
 DRAWN = {  # learner: (its name in the figure, its colour)
     "slate_replay": ("slate replay", "#2557a7"),
@@ -123,12 +124,31 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
     ]
 
 
-def hypotheses() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
-    """H14 and H15 of docs/study.md: (hypothesis, worlds, pairs); each pair in each world, Holm over all of them."""
+class Hypothesis(NamedTuple):
+    """Of docs/study.md: each pair in each world, Holm over all of them; by cells of `users` a day."""
+
+    title: str
+    worlds: tuple[str, ...]
+    pairs: list[tuple[str, str]]
+    users: int = USERS
+
+
+def hypotheses() -> list[Hypothesis]:
+    """H14 to H18."""
     rounds = [(f"{of}@D3", f"{of}@D2") for of in USUAL]
+    free = "naive:max_rms_step=1@D3"
+    small = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in ("confirm=0", "plug_in=False")]
     return [
-        ("H14: the default against the usual learners, in rounds", WORLDS[:-1], _default_against(USUAL, "D3")),
-        ("H15: rounds against one box, the usual learners", ("global_only", "default", "fitted"), rounds),
+        Hypothesis("H14: the default against the usual learners, in rounds", WORLDS[:-1], _default_against(USUAL, "D3")),
+        Hypothesis("H15: rounds against one box, the usual learners", ("global_only", "default", "fitted"), rounds),
+        Hypothesis("H16: naive without the step's limit", ("personalised",), [(free, "naive@D3"), (free, "start")]),
+        Hypothesis("H17: what parts are worth where data are few (2,000 users a day)", ("personalised",), small, SMALL_USERS),
+        Hypothesis("H17 in null", ("null",), small, SMALL_USERS),
+        Hypothesis(
+            "H18: the default without the step's limit",
+            ("global_only",),
+            [("slate_replay:max_rms_step=1@D3", "slate_replay@D3")],
+        ),
     ]
 
 
@@ -152,8 +172,8 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
         "### The five that were committed to",
         _printed(primary(cells)) if len(_run(cells, (PRIMARY_WORLD,), PRIMARY)) == len(PRIMARY) else "Some of them were not run.",
     ]
-    for hypothesis, worlds_of, pairs in hypotheses():
-        parts += _section(cells, hypothesis, worlds_of, pairs, apart=True)
+    for of in hypotheses():
+        parts += _section(cells, of.title, of.worlds, of.pairs, apart=True, users=of.users)
     for question, worlds_of, pairs in families():
         parts += _section(cells, f"{', '.join(worlds_of)}: {question}", worlds_of, pairs)
     return "\n\n".join(parts) + "\n"
@@ -301,17 +321,18 @@ def _section(
     *,
     apart: bool = False,
     measure: str = "lift",
+    users: int = USERS,
 ) -> list[str]:
     """The pairs that were run under their title, Holm over all of them; nothing where none was."""
-    if not (there := _run(cells, worlds, pairs)):
+    if not (there := _run(cells, worlds, pairs, users)):
         return []
-    said = paired(cells, worlds, there, USERS, DAYS, BOX, "a family of its own", len(pairs), apart, measure)
+    said = paired(cells, worlds, there, users, DAYS, BOX, "a family of its own", len(pairs), apart, measure)
     return [f"### {title}", _printed(said)]
 
 
-def _run(cells: list[Cell], worlds: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _run(cells: list[Cell], worlds: Sequence[str], pairs: Sequence[tuple[str, str]], users: int = USERS) -> list[tuple[str, str]]:
     """The pairs that have two seeds in common, or more, in each of the worlds."""
-    return [pair for pair in pairs if all(len(in_common(cells, world, pair, USERS, DAYS, BOX)) > 1 for world in worlds)]
+    return [pair for pair in pairs if all(len(in_common(cells, world, pair, users, DAYS, BOX)) > 1 for world in worlds)]
 
 
 def _printed(text: str) -> str:
