@@ -1,7 +1,8 @@
 """Behaviour cloning: the conditional mean of the logged actions, by ridge on the state.
 
-In a box around the deployed policy that mean is the box's middle: it gains nothing, and shows what standing still costs. Of a
-log without exploration it is what was served: all that such a log can teach.
+In a box around the deployed policy that mean is the box's middle: the policy itself, but where the box is cut at the edge of the
+action space. Whoever is held to logged actions walks there too, without having learned anything from rewards: `bc` is what they
+are to be read against. Of a log without exploration it is what was served: all that such a log can teach.
 """
 
 from __future__ import annotations

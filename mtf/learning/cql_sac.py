@@ -48,6 +48,9 @@ class CQLSAC(ActorCritic):
     def __init__(self, problem: Problem, rows: Batch, config: CQLSACConfig, generator: torch.Generator) -> None:
         self.config, self.gamma, self.generator = config, problem.gamma, generator
         self.unit, self.width = torch.from_numpy(problem.unit), problem.data.action_width
+        # alpha is worth the same whatever share of the rows is pushed
+        pushed = (rows.hold * self.inside(rows))[rows.signal > 0].mean()
+        self.push_scale = 1 / float(pushed) if pushed > 0 else 0.0
         self.critics = JointCritics(2, rows.now[1].shape[1], self.width, config.critic_hidden, generator)
         self.actor = Stack(1, (rows.z.shape[1], *config.actor_hidden, 2 * self.width), generator)
         self.target = copy.deepcopy(self.critics)
@@ -82,10 +85,15 @@ class CQLSAC(ActorCritic):
         everywhere = self.critics.over(batch.now, uniform) + self.width * math.log(2)
         policy = self.critics.over(batch.now, own) - own_density
         both = torch.cat([everywhere, policy], dim=1)
-        # hair's breadth: rounding must not leave out the rows at the edge
-        inside = (batch.u.abs() <= half * 1.0001 + 1e-6).all(1)
-        push = (batch.hold * inside * (torch.logsumexp(both, dim=1) - math.log(2 * config.draws) - logged)).mean(1).sum()
+        gap = torch.logsumexp(both, dim=1) - math.log(2 * config.draws) - logged
+        push = (self.push_scale * batch.hold * self.inside(batch) * gap).mean(1).sum()
         return error, push
+
+    def inside(self, batch: Batch) -> torch.Tensor:
+        """bool [n]: logged actions in the box now."""
+        half = (batch.box[2] - batch.box[1]) / 2 / self.unit
+        # hair's breadth: rounding must not leave out the rows at the edge
+        return (batch.u.abs() <= half * 1.0001 + 1e-6).all(1)
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         config = self.config

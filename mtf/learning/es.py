@@ -21,6 +21,7 @@ from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.slates import plug_in_weights, require_paid_scores, top_scores
+from mtf.learning.step import shorten
 from mtf.learning.value import Value
 
 
@@ -31,8 +32,8 @@ class EvolutionConfig(Config):
     within_box: search the box around the deployed policy's mean action (False: the whole action space).
     segment: name of a state column, cut at its quantiles into parts, each with a setting of its own; empty: one setting for all.
     segments: how many parts (2 to 10).
-    What is found is then shortened to the box and to `max_rms_step` as any learner's step is (`step` in the report says what
-    is served): more than that no gate could judge.
+    In the box each setting is tried as it would be served: shortened to `max_rms_step` as any learner's step is, for more than
+    that no gate could judge.
     """
 
     steps: int = 40
@@ -103,8 +104,14 @@ def _search(
     scores, count = problem.data.candidates(rows)
     tensor = torch.from_numpy(scores)
 
-    def promised(action: np.ndarray) -> float:
-        wanted = np.broadcast_to(action.astype(np.float32), (len(rows), len(action))).copy()
+    def served(setting: np.ndarray) -> np.ndarray:
+        if not config.within_box:
+            return setting
+        varied = problem.half_width > 0
+        return start + shorten((setting - start)[None] / problem.unit, config.max_rms_step, varied).y[0] * problem.unit
+
+    def promised(setting: np.ndarray) -> float:
+        wanted = np.broadcast_to(served(setting).astype(np.float32), (len(rows), len(setting))).copy()
         return float(worth @ _means(problem, wanted, tensor, count))
 
     start = start.astype(np.float64)
@@ -123,7 +130,7 @@ def _search(
     for _ in progress.over(range(config.steps), "es"):
         settings = search.ask()
         search.tell(settings, [-promised(np.asarray(s)) for s in settings])
-    setting, after = np.asarray(search.result.xbest), -float(search.result.fbest)
+    setting, after = served(np.asarray(search.result.xbest)), -float(search.result.fbest)
     if after <= before:
         setting, after = start, before
     return {

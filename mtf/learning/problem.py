@@ -31,6 +31,7 @@ PARTS = 5
 LEAST_SESSIONS = 20
 OUTSIDE_ALLOWED = 0.01
 OFF_CENTER = 0.05
+UNEVEN = 0.02
 WIDER = 1.1
 NAMED = ("bootstrap", "logged")
 """Baselines that are no bundle's folder."""
@@ -103,6 +104,11 @@ class Problem:
             len(self.z), lambda rows: (np.concatenate([np.ones((len(z := self.z[rows]), 1), np.float32), z], axis=1),)
         )
         return phi
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Is it by their boxes that explored actions were drawn? Gaussian noise, cut at the same ends, is not."""
+        return not _uneven(self.data, self.signal)
 
     @property
     def hold(self) -> np.ndarray:
@@ -235,6 +241,11 @@ def prepare(
         warnings.append(
             f"exploration_off_center: explored actions lie on average {off_center} from the middle of what they were drawn from, "
             "in spreads; slopes would take credit for states: check `center`, `lower` and `upper`"
+        )
+    if uneven := _uneven(data, signal):
+        warnings.append(
+            f"exploration_not_uniform: squared positions in the box are on average {uneven}, and .333 where actions are uniform "
+            "in it; learning allows for that, the gate will not judge by such rows"
         )
     weight = _round_weight(data, deployed.sha, round_decay)
     if weight is None:
@@ -371,6 +382,21 @@ def _off_center(u: np.ndarray, signal: np.ndarray) -> str:
     sd = np.sqrt(np.maximum(sums[1] / n - mean**2, 0))
     off = np.abs(mean) > max(OFF_CENTER, 5 / np.sqrt(n)) * sd
     return ", ".join(f"{mean[d] / sd[d]:+.2f} (dimension {d})" for d in np.flatnonzero(off & (sd > 0)))
+
+
+def _uneven(data: TransitionSet, signal: np.ndarray) -> str:
+    """The dimensions in which the mean of x^2 is not that of a uniform draw, 1/3, and what it is; empty where none."""
+    square, n = np.zeros(data.action_width), np.zeros(data.action_width)
+    for rows in chunks(len(data)):
+        of = signal[rows]
+        low, high = data.lower[rows][of], data.upper[rows][of]
+        x = box.position(data.action[rows][of], data.center[rows][of], low, high).astype(np.float64)
+        square += np.square(x).sum(axis=0)
+        n += (high > low).sum(axis=0)
+    mean = square / np.maximum(n, 1)
+    # x^2 of a uniform draw has standard deviation .298
+    off = (n > 0) & (np.abs(mean - 1 / 3) > np.maximum(UNEVEN, 5 * 0.298 / np.sqrt(np.maximum(n, 1))))
+    return ", ".join(f"{mean[d]:.3f} (dimension {d})" for d in np.flatnonzero(off))
 
 
 def _explored_dimensions(data: TransitionSet) -> np.ndarray:

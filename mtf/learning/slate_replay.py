@@ -193,6 +193,9 @@ class Replay:
         weights = problem.weight if held is None else np.where(held, 0, problem.weight)
         open_rows = rows[weights[rows] > 0]
         sample = open_rows[:: max(1, len(open_rows) // 8192)]
+        data = problem.data
+        logged_in = data.action[sample], data.center[sample], data.lower[sample], data.upper[sample]
+        self.positions = None if problem.uniform else box.position(*logged_in)
         logged, fresh, _, _ = self._slates(sample)
         self.center = fresh.mean((0, 1))
         sd = (logged - fresh.mean(0)).std(0)
@@ -266,15 +269,18 @@ class Replay:
 
     def _slates(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Features of the logged slates [m, L] and of `draws` fresh ones [R, m, L]; the fresh actions' u [R, m, A]; features of
-        slates drawn as the logged action was: the fresh ones, but for rows that a wider box explored."""
+        slates drawn as the logged action was: the fresh ones, but for rows that a wider box or another noise explored."""
         data = self.problem.data
         scores, count = data.candidates(rows)
         tensor = torch.from_numpy(scores)
         center, lower, upper = self._box(rows)
         fresh, u = self._drawn(self.rngs[0], center, lower, upper, tensor, count)
         logged = slate_features(self.spec, data.action[rows], tensor, count).numpy()
-        wider = (data.lower[rows] < lower).any() or (data.upper[rows] > upper).any()
-        alike = self._drawn(self.rngs[1], center, data.lower[rows], data.upper[rows], tensor, count)[0] if wider else fresh
+        other = self.positions is not None or (data.lower[rows] < lower).any() or (data.upper[rows] > upper).any()
+        if not other:
+            return logged, fresh, u, fresh
+        own = center, data.lower[rows], data.upper[rows]
+        alike, _ = self._drawn(self.rngs[1], *own, tensor, count, self.positions)
         return logged, fresh, u, alike
 
     def _drawn(
@@ -285,12 +291,18 @@ class Replay:
         upper: np.ndarray,
         scores: torch.Tensor,
         count: np.ndarray,
+        positions: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Features [R, m, L] of the slates of `draws` actions a request, uniform in that box, and their u [R, m, A]."""
+        """Features [R, m, L] of the slates of `draws` actions a request, and their u [R, m, A]. The actions are uniform in that
+        box, or, in each dimension, where one of `positions` [k, A] lies in it."""
         mid = center + (lower + upper) * 0.5
         features, at = [], []
         for _ in range(self.config.draws // 2):
-            drawn = box.sample(rng, center, lower, upper)
+            if positions is None:
+                drawn = box.sample(rng, center, lower, upper)
+            else:
+                x = positions[rng.integers(len(positions), size=center.shape), np.arange(center.shape[1])]
+                drawn = mid + x * ((upper - lower) * 0.5)
             for action in (drawn, 2 * mid - drawn):
                 features.append(slate_features(self.spec, action, scores, count).numpy())
                 at.append((action - mid) / self.problem.unit)

@@ -209,3 +209,15 @@ def test_iqls_advantage_holds_nothing_that_q_alone_sees(problem):
     with torch.no_grad():
         assert not torch.equal(agent.value(some.now[1]), agent.value(moved.now[1]))
         torch.testing.assert_close(some.next[1][:, 1], torch.zeros(64))
+
+
+def test_cqls_push_weighs_the_same_whatever_share_of_the_rows_it_is_of(problem):
+    """Half of the actions lie outside the box now: the others count twice."""
+    rows = tensors(problem, 1.0)
+    half = (rows.all.box[2] - rows.all.box[1]) / 2 / torch.from_numpy(problem.unit)
+    wide = replace(rows.all, u=torch.where(torch.arange(len(rows))[:, None] % 2 == 0, rows.all.u, 2 * half))
+    agents = [CQLSAC(problem, of, CQLSACConfig(), torch.Generator().manual_seed(0)) for of in (rows.all, wide)]
+    assert agents[0].push_scale == pytest.approx(1, rel=1e-5)
+    assert agents[1].push_scale == pytest.approx(2, rel=0.01)
+    assert not agents[1].inside(wide)[1::2].any()
+    assert agents[1].inside(wide)[::2].all()

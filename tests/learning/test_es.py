@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from mtf.errors import InputError
 from mtf.fusion import rank
-from mtf.learning.es import EvolutionConfig, learn, require
+from mtf.learning.es import EvolutionConfig, _means, _some, _worth, learn, require
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
 from mtf.learning.value import fit_value
@@ -18,7 +19,7 @@ from tests.conftest import small_spec
 from tests.learning.test_train import with_candidates
 
 SPEC = small_spec()
-CONFIG = EvolutionConfig(steps=15, population=8, requests=800)
+CONFIG = EvolutionConfig(steps=15, population=8, requests=800, max_rms_step=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +109,18 @@ def test_a_score_in_other_units_does_no_harm(problem):
     (calibrated,) = search(prepare(replace(data, behaviour=behaviour), "logged")).report["settings"]
     (plain,) = search(problem).report["settings"]
     assert calibrated["before"] == pytest.approx(0.5 * plain["before"], rel=0.02)
+
+
+def test_it_is_searched_under_the_limit_that_is_served(problem):
+    """Shortened afterwards, a step in dimensions that hardly matter would cost those that do."""
+    found, free = search(problem, max_rms_step=0.3), search(problem)
+    (best,), (widest,) = (of.report["settings"] for of in (found, free))
+    step, wanted = (np.array(of["setting"]) / problem.half_width for of in (best, widest))
+    assert 0.29 < np.sqrt(np.square(step).mean()) <= 0.3 * (1 + 1e-5), "as far as the limit lets it"
+    assert np.sqrt(np.square(wanted).mean()) > 0.5
+    assert best["before"] < best["after"] < widest["after"]
+    # what is reported is what its setting is worth
+    worth = _worth(problem, rows := _some(np.arange(len(problem.data)), CONFIG.requests))
+    scores, count = problem.data.candidates(rows)
+    at = np.tile(np.float32(best["setting"]), (len(rows), 1))
+    assert float(worth @ _means(problem, at, torch.from_numpy(scores), count)) == pytest.approx(best["after"], rel=1e-5)

@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from mtf import box
 from mtf.errors import InputError
+from mtf.exploration.noise import sample
 from mtf.fusion import rank
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
@@ -232,3 +234,24 @@ def test_without_signal_the_policy_hardly_moves(data):
         moves.append(np.abs(found.action - few.center).mean() / 0.4)
     assert np.mean(moves) < 0.1
     assert np.median(moves) == 0
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_slates_are_centred_on_what_was_drawn_also_where_that_is_gaussian(gaussian):
+    """A normal cut at three deviations is logged with its ends: a uniform draw between them would have 1.7 times its spread."""
+    start = constant_policy(np.zeros(4), 3, spec=SPEC, lineage=Lineage(algorithm="t"))
+    data = with_candidates(10, 1500, SPEC, start, start)
+    rng = np.random.default_rng(4)
+    lower, upper, action = sample(rng, data.center, 0.13, "gaussian" if gaussian else "box")
+    data = replace(data, action=action, lower=lower, upper=upper)
+    problem = prepare(data, "logged", half_width=np.full(4, 0.13, np.float32))
+    assert problem.uniform is not gaussian
+    assert any(w.startswith("exploration_not_uniform") for w in problem.warnings) is gaussian
+    rows = np.arange(len(data))
+    made = Replay(problem, fit_value(problem), SlateReplayConfig(draws=8), rows, 0, Progress(False))
+    scores, count = data.candidates(rows)
+    drawn, u = made._drawn(rng, data.center, lower, upper, torch.from_numpy(scores), count, made.positions)
+    logged = (action - data.center) / problem.unit
+    assert u.std() == pytest.approx(logged.std(), rel=0.02)
+    effects = made._chunk(rows)[0][:, len(made.nuisance) : len(made.nuisance) + 2 * len(made.scale)]
+    assert np.abs(effects.mean(0) / effects.std(0)).max() < 3.5 / np.sqrt(len(rows))
