@@ -47,10 +47,10 @@ INK, LINE = "#1f2937", "#d7dce3"
 COMMAND = "`python -m benchmarks.study page --out docs/results/study --page docs/results/study.md`"
 LEGEND = """\
 Two tables a world: true session reward over the start by round (mean over seeds; standard error), then the last round's policy:
-its worst seed, and the worst round of any seed; shares of the headroom and of the information ceiling of a learner without a
-model of the slate (if the best action depends on five features, and on all of them), MTF-GAUC, valid watches (UVC) and time
-watched (UDT) over the start's in %, steps of a training and the rows of each, trainings whose critics' error on held-out users'
-returns had come to rest within 1 % (of those whose cell keeps it), rounds with a warning."""
+its worst seed, and the worst round of any seed; shares of the headroom and, of discounted reward, of the information ceiling of
+a learner without a model of the slate (if the best action depends on five features, and on all of them), MTF-GAUC, valid watches
+(UVC) and time watched (UDT) over the start's in %, steps of a training and the rows of each, trainings whose critics' error on
+held-out users' returns had come to rest within 1 % (of those whose cell keeps it), rounds with a warning."""
 DISCOUNTED = """\
 The same policies by V, what learners maximise and the gate judges: reward discounted by .9 a request, from a session's start. It
 counts little of what a longer session adds. Cells do not hold what groups of judges said of it: differences are printed with the

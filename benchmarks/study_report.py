@@ -1,10 +1,10 @@
 """What the study's cells say: tables a world, and paired differences over seeds.
 
 GAUC: MTF-GAUC by the label valid; UVC, UDT: lifts, in %, of valid watches and of time watched. of the model-free ceiling: the
-lift as a share of what an idealised learner without a model of the slate could reach (`benchmarks/ceiling.py`), if the best
-action depends on five features, and on all of them; slate replay has such a model and may exceed it. steps: of a training, each
-of so many rows. rest: trainings whose critics' error on held-out users' returns had come to rest, of those whose cell keeps it.
-warned: rounds whose training gave a warning.
+lift of discounted reward as a share of what an idealised learner without a model of the slate could reach
+(`benchmarks/ceiling.py`), if the best action depends on five features, and on all of them; slate replay has such a model and may
+exceed it. steps: of a training, each of so many rows. rest: trainings whose critics' error on held-out users' returns had come to
+rest, of those whose cell keeps it. warned: rounds whose training gave a warning.
 
 Headroom and the model-free ceiling come from `docs/results/worlds.json`, the figures that docs/results/worlds.md measured.
 """
@@ -310,6 +310,8 @@ def _last(group: list[Cell], facts: dict[str, float] | None) -> str:
         share = f"{reached:.0%}"
         if "headroom_discounted" in facts:  # where the ceiling's assumptions hold (docs/results/worlds.md)
             few, all_of_them = (_ceiling(group[0], facts, n) for n in (FEW_FEATURES, int(facts["features"])))
+            # the ceiling is a share of what is to be had of discounted reward
+            reached = float(np.mean([of["discounted"] for of in last])) / facts["headroom_discounted"]
             ceilings = f"{reached / few:.0%} to {reached / all_of_them:.0%}"
     # cells of before kept a TD error in its place, which rises with the values that it is measured against
     rest = [of["learned"]["flat"] for cell in group for of in cell["rounds"] if of.get("held_out_error")]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.ceiling import ceiling
 from benchmarks.study_report import (
     TRUTH_SEED,
     Difference,
@@ -269,6 +270,17 @@ def test_table(cell):
     assert rows[1].split()[5:9] == ["+4.0", "%", "-2.0", "50%"]
     assert rows[1].split()[-6:] == ["0.550", "+2.0", "-1.0", "-", "-", "1/4"]
     assert "of the model-free ceiling" in said
+    # like for like: a quarter of what discounted reward has to give, beside the ceiling's share of it
+    share = {
+        "value": 50.0,
+        "discounted_requests": 13.0,
+        "requests": 13.0,
+        "residual_sd": 9.0,
+        "half_width": 0.3,
+        "dimensions": 10,
+    }
+    few, every = (0.25 / ceiling(0.1, 0.5, 10_000, rounds=1, features=n, **share) for n in (5, 24))
+    assert rows[1].split()[9:12] == [f"{few:.0%}", "to", f"{every:.0%}"]
     last = [row for row in said.splitlines() if row.startswith("naive (fresh)")][-1]
     assert last.split()[-5:] == ["4,000", "x", "1,024", "1/1", "0/2"]
     head, *_ = [row for row in said.splitlines() if "worst end" in row]
