@@ -62,6 +62,7 @@ seeds, of which it would be too small."""
 
 OTHERS = ("linear_advantage", "corner", "plug_in", "integrated_rl", "naive")
 USUAL = ("unified_rl", "batch_rl", "td3", "td3_bc", "ddpg", "cql_sac", "iql")
+HELD = ("td3_bc", "batch_rl", "cql_sac", "iql")
 COMPARATORS = (*USUAL, "bc", "es")
 SETTINGS = (
     "lam=0",
@@ -134,10 +135,11 @@ class Hypothesis(NamedTuple):
 
 
 def hypotheses() -> list[Hypothesis]:
-    """H14 to H18."""
+    """H14 to H18, and what the learners that are held to logged actions add to `bc`: it walks to the middle of a box that is cut."""
     rounds = [(f"{of}@D3", f"{of}@D2") for of in USUAL]
     free = "naive:max_rms_step=1@D3"
     small = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in ("confirm=0", "plug_in=False")]
+    held = {kind: [(f"{of}@{kind}", f"bc@{kind}") for of in HELD] for kind in ("D3", "D2")}
     return [
         Hypothesis("H14: the default against the usual learners, in rounds", WORLDS[:-1], _default_against(USUAL, "D3")),
         Hypothesis("H15: rounds against one box, the usual learners", ("global_only", "default", "fitted"), rounds),
@@ -149,6 +151,7 @@ def hypotheses() -> list[Hypothesis]:
             ("global_only",),
             [("slate_replay:max_rms_step=1@D3", "slate_replay@D3")],
         ),
+        *(Hypothesis(f"What is learned beyond standing still, {KINDS[kind]}", WORLDS[:-1], of) for kind, of in held.items()),
     ]
 
 
