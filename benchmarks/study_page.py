@@ -135,7 +135,7 @@ class Hypothesis(NamedTuple):
 
 
 def hypotheses() -> list[Hypothesis]:
-    """H14 to H18, and what the learners that are held to logged actions add to `bc`: it walks to the middle of a box that is cut."""
+    """H14 to H18; and what learners that are held to logged actions add to `bc`, which walks to the middle of a cut box."""
     rounds = [(f"{of}@D3", f"{of}@D2") for of in USUAL]
     free = "naive:max_rms_step=1@D3"
     small = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in ("confirm=0", "plug_in=False")]
