@@ -185,10 +185,9 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
 def discounted(cells: list[Cell]) -> list[str]:
     """The default against all others in each world, by discounted reward; Holm over all of a kind of exploration."""
     parts = []
-    for kind in KINDS:
-        title = f"By discounted reward: the default against all, {KINDS[kind]}"
-        pairs = _default_against((*OTHERS, *USUAL), kind)
-        parts += _section(cells, title, WORLDS[:-1], pairs, apart=True, measure="discounted")
+    for kind, title in KINDS.items():
+        question, pairs = f"By discounted reward: the default against all, {title}", _default_against((*OTHERS, *USUAL), kind)
+        parts += _section(cells, question, WORLDS[:-1], pairs, apart=True, measure="discounted")
     return parts
 
 

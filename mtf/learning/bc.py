@@ -33,7 +33,7 @@ class BCConfig(Config):
 def learn(problem: Problem, value: Value, config: BCConfig, *, seed: int, progress: Progress) -> Learned:
     """Regress `a - mu_bp(s)` of the rows around the deployed policy on phi(s)."""
     data, phi = problem.data, problem.phi
-    used = next((r for r in (problem.current, problem.signal) if r.any()), np.ones(len(data), bool))
+    used = problem.held_to if problem.signal.any() else np.ones(len(data), bool)
     moments = Moments.zero(phi.shape[1], data.action_width)
     for rows in chunks(len(data)):
         move = (data.action[rows] - data.center[rows]) / problem.unit

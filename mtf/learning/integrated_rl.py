@@ -32,7 +32,16 @@ from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch, Rows, act, tensors
 from mtf.learning.step import shorten
-from mtf.learning.trainer import Agent, Trained, TrainerConfig, descend, fit, keep_actor_loss, last_actor_loss
+from mtf.learning.trainer import (
+    Agent,
+    Trained,
+    TrainerConfig,
+    descend,
+    fit,
+    keep_actor_loss,
+    last_actor_loss,
+    require_moves,
+)
 from mtf.learning.value import Value
 
 Critics = AdvantageCritics | JointCritics | SlateCritics
@@ -143,8 +152,7 @@ def actor_loss(critics: Critics, actor: Actor, batch: Batch, unit: torch.Tensor,
 def require(problem: Problem, config: IntegratedRLConfig) -> None:
     """Raises InputError where the actor would never move, where a setting changes nothing, or where `form = slate` has no
     candidates to replay."""
-    if config.steps < config.delay:
-        raise InputError(f"--steps {config.steps}: the actor moves every {config.delay} steps; take more, or --set delay=")
+    require_moves(config.steps, config.delay)
     unread = {"head_lr": "form=joint", "head_decay": "form=joint"} if config.form == "joint" else {}
     # the jump of d at the bound has no slope: the actor does not see it, v4's target does
     unread |= {"alpha": "target=phi", "continuous": "target=phi"} if config.target == "phi" else {}

@@ -59,6 +59,7 @@ class Problem:
     u [n, A]: position of the logged action in its own box, see above; 0 in rows without exploration.
     signal: bool [n], rows that explored: only they say anything about actions; the others fit V alone.
     current: bool [n], those of them that explored around mu_bp itself.
+    uniform: were they drawn uniformly in their boxes? Gaussian noise, cut at the same ends, is not.
     weight [n]: 0.7 ** (rounds since the row's policy was the newest that explored): earlier rounds count less.
     group: int64 [n], one code a (policy, exploring): V has an intercept each.
     mean, scale [S]; z, next_z [n, S]: the state, standardised and clipped to +-3.
@@ -81,6 +82,7 @@ class Problem:
     u: np.ndarray
     signal: np.ndarray
     current: np.ndarray
+    uniform: bool
     weight: np.ndarray
     group: np.ndarray
     mean: np.ndarray
@@ -105,21 +107,20 @@ class Problem:
         )
         return phi
 
-    @cached_property
-    def uniform(self) -> bool:
-        """Is it by their boxes that explored actions were drawn? Gaussian noise, cut at the same ends, is not."""
-        return not _uneven(self.data, self.signal)
+    @property
+    def held_to(self) -> np.ndarray:
+        """bool [n]: the rows to whose actions a learner is held: those around the policy deployed now, or, where there are none,
+        all that explored."""
+        return self.current if self.current.any() else self.signal
 
     @property
     def hold(self) -> np.ndarray:
         """[n], mean 1 over the rows that explored: what a row counts where a learner is held to what was logged.
 
-        Only rows around the policy deployed now count, alike: held to earlier rounds' actions, it would be drawn back to policies
-        that are gone. Where none is around it, all that explored do.
+        The rows of `held_to` count, alike: held to earlier rounds' actions, it would be drawn back to policies that are gone.
         """
-        held_to = self.current if self.current.any() else self.signal
-        share = max(held_to.sum() / max(self.signal.sum(), 1), 1e-9)
-        return (held_to / share).astype(np.float32)
+        share = max(self.held_to.sum() / max(self.signal.sum(), 1), 1e-9)
+        return (self.held_to / share).astype(np.float32)
 
     @property
     def value_columns(self) -> np.ndarray:
@@ -242,7 +243,8 @@ def prepare(
             f"exploration_off_center: explored actions lie on average {off_center} from the middle of what they were drawn from, "
             "in spreads; slopes would take credit for states: check `center`, `lower` and `upper`"
         )
-    if uneven := _uneven(data, signal):
+    uneven = _uneven(data, signal)
+    if uneven:
         warnings.append(
             f"exploration_not_uniform: squared positions in the box are on average {uneven}, and .333 where actions are uniform "
             "in it; learning allows for that, the gate will not judge by such rows"
@@ -266,6 +268,7 @@ def prepare(
         u=u,
         signal=signal,
         current=signal & own,
+        uniform=not uneven,
         weight=weight if weight is not None else np.ones(n, np.float32),
         group=_groups(data),
         mean=mean,

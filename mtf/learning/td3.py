@@ -13,7 +13,6 @@ from functools import partial
 import torch
 from torch import nn
 
-from mtf.errors import InputError
 from mtf.learning import parallel
 from mtf.learning.actor_critic import ActorCritic, OneRateConfig, boxed, from_center, run
 from mtf.learning.backprop import ActorPass, Flat, Pass, squared_error
@@ -23,7 +22,7 @@ from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.rows import Batch
-from mtf.learning.trainer import keep_actor_loss, last_actor_loss
+from mtf.learning.trainer import keep_actor_loss, last_actor_loss, require_moves
 from mtf.learning.value import Value
 
 ActorLoss = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -104,8 +103,7 @@ class TD3(ActorCritic):
 
 def require(problem: Problem, config: TD3Config) -> None:
     """Raises InputError where the actor would never move."""
-    if config.steps < config.delay:
-        raise InputError(f"--steps {config.steps}: the actor moves every {config.delay} steps; take more, or --set delay=")
+    require_moves(config.steps, config.delay)
 
 
 def learn(

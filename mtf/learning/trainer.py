@@ -61,6 +61,12 @@ class Agent(ABC):
         """Q(s, a) of the logged actions [n] by all critics together, in units of the reward scale. Draws nothing."""
 
 
+def require_moves(steps: int, delay: int) -> None:
+    """Raises InputError where an actor that moves every `delay` steps never would."""
+    if steps < delay:
+        raise InputError(f"--steps {steps}: the actor moves every {delay} steps; take more, or --set delay=")
+
+
 @dataclass(frozen=True)
 class Trained:
     """curve: losses at CURVE_POINTS steps, `step` among them, `held_out` too where users are held out. best_step: of the least
