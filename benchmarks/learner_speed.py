@@ -112,7 +112,7 @@ def beside_d3rlpy(arguments: argparse.Namespace) -> None:
     """A line for each learner and width."""
     data = random_data()
     problem = problem_of(data, gamma=0.99)
-    rows = tensors(problem, 1.0)
+    rows = tensors(problem, 1.0, joint=True)
     with d3rlpy_worker(arguments.d3rlpy_python, arguments.threads) as ask, tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "data.npz"
         np.savez(path, **{**data, "observations": standardised(problem, data["observations"])})

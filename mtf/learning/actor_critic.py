@@ -99,7 +99,7 @@ def run(
 ) -> Learned:
     """Train what `make` makes on the explored rows and return its actions, shortened to `max_rms_step`."""
     scale = max(float(value.ret.std()), 1e-6)
-    rows = tensors(problem, scale, own_box=False)
+    rows = tensors(problem, scale, joint=True)
     agent = make(problem, rows.all, torch.Generator().manual_seed(seed))
     held = users_held_out(problem, config.held_out)
     pool, kept = (torch.from_numpy(np.flatnonzero(of & problem.signal)) for of in (~held, held))

@@ -195,7 +195,7 @@ def learn(
         problem,
         scale,
         by_head=by_head,
-        own_box=config.form != "joint",
+        joint=config.form == "joint",
         slate=slates.effects if slates else None,
         weight=_user_weights(problem, config, seed) if config.bootstrap else None,
     )

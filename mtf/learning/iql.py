@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from mtf.learning.actor_critic import ActorCritic, OneRateConfig, boxed, cloning_loss, from_center, run
-from mtf.learning.backprop import ActorPass, Flat, Pass, squared_error
+from mtf.learning.backprop import ActorPass, Flat, Pass, in_one_vector, squared_error
 from mtf.learning.checkpoint import Checkpoints
-from mtf.learning.networks import Actor, JointCritics, Stack, soft_update
+from mtf.learning.networks import Actor, JointCritics, Stack
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
@@ -57,11 +57,12 @@ class IQL(ActorCritic):
         self.target = copy.deepcopy(self.critics)
         self.modules = nn.ModuleDict({"critics": self.critics, "value": self.value, "actor": self.actor, "target": self.target})
         # no parameter is in two of the three losses: one optimiser does what three would
-        self.learned = Flat((p for name in ("value", "critics", "actor") for p in self.modules[name].parameters()), config.lr)
+        self.learned = Flat((p for name in ("critics", "value", "actor") for p in self.modules[name].parameters()), config.lr)
         self.optimisers = {"all": self.learned.adam}
+        self.followed = in_one_vector(self.target.parameters())
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        with torch.no_grad():
+        with torch.inference_mode():
             y = self.target_value(batch)
             v, q = Pass(self.value, batch.now[1]), Pass(self.critics.net, self.critics.joined(batch.now, batch.u))
             mu = ActorPass(self.actor, batch.z, batch.box, self.unit)
@@ -70,9 +71,9 @@ class IQL(ActorCritic):
             critics, by_q = squared_error(q.out[..., 0], y)
             weight = advantage_weight(advantage, self.config.temperature, self.config.max_weight)
             actor, by_u = cloning_loss(mu.u, batch.u, weight * batch.hold)
-            gradients = (v.parameters(-by_advantage[None, :, None]), q.parameters(by_q[..., None]), mu.parameters(by_u))
+            gradients = (q.parameters(by_q[..., None]), v.parameters(-by_advantage[None, :, None]), mu.parameters(by_u))
             self.learned.step(gradient for of in gradients for gradient in of)
-            soft_update(self.target, self.critics, self.config.tau)
+            self.followed.lerp_(self.learned.vector[: len(self.followed)], self.config.tau)
             return {"value": value, "td_error": critics / 2, "actor": actor}
 
     def target_value(self, batch: Batch) -> torch.Tensor:

@@ -12,6 +12,9 @@ from torch import nn
 if TYPE_CHECKING:
     from mtf.learning.rows import Batch
 
+NARROW = 16
+"""Columns below which a product of matrices is slow."""
+
 
 class Stack(nn.Module):  # type: ignore[misc]
     """m independent ReLU networks run as batched matrix products: x [n, in] or [m, n, in] -> [m, n, out]."""
@@ -24,25 +27,27 @@ class Stack(nn.Module):  # type: ignore[misc]
             bound = fan_in**-0.5
             self.weights.append(nn.Parameter((torch.rand(m, fan_in, fan_out, generator=generator) * 2 - 1) * bound))
             self.biases.append(nn.Parameter((torch.rand(m, 1, fan_out, generator=generator) * 2 - 1) * bound))
+        # a parameter list looks its entries up by name, each time that it is asked
+        self.layers = tuple(zip(self.weights, self.biases, strict=True))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _run(x.expand(len(self.weights[0]), *x.shape) if x.dim() == 2 else x, self.weights, self.biases)
+        return _run(x.expand(len(self.layers[0][0]), *x.shape) if x.dim() == 2 else x, self.layers)
 
     def first(self, x: torch.Tensor) -> torch.Tensor:
         """The first network alone, x [n, in] -> [n, out]."""
-        return _run(x[None], [weight[:1] for weight in self.weights], [bias[:1] for bias in self.biases])[0]
+        return _run(x[None], [(weight[:1], bias[:1]) for weight, bias in self.layers])[0]
 
     def over(self, shared: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """k inputs a row, shared [n, i] beside own [k, n, j] -> [m, k, n, out]: what `shared` adds is computed once."""
-        (weight, *weights), (bias, *biases), split = self.weights, self.biases, shared.shape[1]
+        ((weight, bias), *layers), split = self.layers, shared.shape[1]
         once = torch.matmul(shared, weight[:, :split]) + bias
         h = torch.matmul(own.flatten(0, 1), weight[:, split:]).unflatten(1, own.shape[:2]) + once[:, None]
-        return _run(torch.relu_(h).flatten(1, 2), weights, biases).unflatten(1, own.shape[:2]) if weights else h
+        return _run(torch.relu_(h).flatten(1, 2), layers).unflatten(1, own.shape[:2]) if layers else h
 
 
-def _run(h: torch.Tensor, weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Layers of m networks, h [m, n, in] -> [m, n, out]."""
-    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+def _run(h: torch.Tensor, layers: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Layers (weight, bias) of m networks, h [m, n, in] -> [m, n, out]."""
+    for i, (weight, bias) in enumerate(layers):
         # in place: a new tensor costs more than the operation
         h = layer(torch.relu_(h) if i else h, weight, bias)
     return h
@@ -50,10 +55,15 @@ def _run(h: torch.Tensor, weights: Iterable[torch.Tensor], biases: Iterable[torc
 
 def layer(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """`h W_i + b_i` of m networks, h [m, n, in], W [m, in, out], b [m, 1, out] -> [m, n, out]."""
-    if weight.shape[2] > 1:
+    if weight.shape[2] >= NARROW:
         return torch.baddbmm(bias, h, weight)
-    # a batched product with a single column takes up to four times as long as the sum that it is
-    return (h * weight.transpose(1, 2)).sum(2, keepdim=True) + bias
+    # a single column is quicker still as the sum that it is
+    return (product(h, weight) if weight.shape[2] > 1 else (h * weight.mT).sum(2, keepdim=True)) + bias
+
+
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """`a b` [.., n, o]. With few columns it takes two to four times as long as the same product transposed."""
+    return a @ b if b.shape[-1] >= NARROW else (b.mT @ a.mT).mT
 
 
 def bilinear(x: torch.Tensor, weights: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -196,7 +206,7 @@ class Actor(nn.Module):  # type: ignore[misc]
             self.mlp.biases[-1].zero_()
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        return z @ self.skip + self.mlp(z)[0]
+        return product(z, self.skip) + self.mlp(z)[0]
 
 
 def soft_update(target: nn.Module, source: nn.Module, rate: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -70,8 +71,12 @@ class Rows:
         """Every row, not copied."""
         return self._batch(self.matrix)
 
+    @cached_property
+    def _widths(self) -> list[int]:
+        return [1 if width is None else width for widths in self.layout.values() for width in widths]
+
     def _batch(self, matrix: torch.Tensor) -> Batch:
-        parts = iter(matrix.split([width or 1 for widths in self.layout.values() for width in widths], dim=1))
+        parts = iter(matrix.split(self._widths, dim=1))
         fields = {}
         for name, widths in self.layout.items():
             values = tuple(next(parts)[:, 0] if width is None else next(parts) for width in widths)
@@ -85,13 +90,14 @@ def tensors(
     reward_scale: float,
     *,
     by_head: bool = False,
-    own_box: bool = True,
+    joint: bool = False,
     slate: np.ndarray | None = None,
     weight: np.ndarray | None = None,
 ) -> Rows:
     """All rows of the problem; `by_head`: one critic group a reward head, else one for their sum. weight: None = the problem's.
-    own_box: u is the action's position in the box that it was drawn from, which is what slopes are learned of; False: in the box
-    now, so that critics of state and action together see the same action as the same input whenever it was logged.
+    u is the action's position in the box that it was drawn from, which is what slopes are learned of. joint: for critics of state
+    and action together u is its position in the box now, so that they see the same action as the same input whenever it was
+    logged; and what V alone reads has no columns.
 
     In phi(s') the columns that actions move are at their mean (z = 0): nothing that is read at s' may be moved by actions.
     """
@@ -100,15 +106,18 @@ def tensors(
     reward = data.reward if by_head else data.total_reward[:, None]
     weight, hold = problem.weight if weight is None else weight, problem.hold
 
+    def by_v(z: np.ndarray, step: np.ndarray) -> np.ndarray:
+        return z[:, :0] if joint else np.concatenate([z[:, columns], step], axis=1)
+
     def some(rows: slice) -> dict[str, tuple[np.ndarray, ...]]:
         z, next_z, step = problem.z[rows], problem.next_z[rows], data.step[rows, None]
         one = np.ones((len(z), 1), np.float32)
         now, nxt = (np.clip((s - mean) / sd, -3, 3) for s in (step, step + 1))
         fields = {
-            "now": (np.concatenate([z[:, columns], now], axis=1), np.concatenate([one, z], axis=1)),
-            "next": (np.concatenate([next_z[:, columns], nxt], axis=1), np.concatenate([one, next_z * data.value_mask], axis=1)),
+            "now": (by_v(z, now), np.concatenate([one, z], axis=1)),
+            "next": (by_v(next_z, nxt), np.concatenate([one, next_z * data.value_mask], axis=1)),
             "next_z": (next_z,),
-            "u": (problem.u[rows] if own_box else problem.position_now(rows),),
+            "u": (problem.position_now(rows) if joint else problem.u[rows],),
             "box": (problem.center[rows], problem.lower[rows], problem.upper[rows]),
             "next_box": (problem.next_center[rows], problem.next_lower[rows], problem.next_upper[rows]),
             "reward": (reward[rows] / reward_scale,),

@@ -15,9 +15,9 @@ from torch import nn
 
 from mtf.learning import parallel
 from mtf.learning.actor_critic import ActorCritic, OneRateConfig, boxed, from_center, run
-from mtf.learning.backprop import ActorPass, Flat, Pass, squared_error
+from mtf.learning.backprop import ActorPass, Flat, Pass, in_one_vector, squared_error
 from mtf.learning.checkpoint import Checkpoints
-from mtf.learning.networks import Actor, JointCritics, soft_update
+from mtf.learning.networks import Actor, JointCritics
 from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
@@ -57,7 +57,7 @@ def policy_gradient(
     mu = ActorPass(actor, batch.z, batch.box, unit)
     q = Pass(critics.net, critics.joined(batch.now, mu.u), 1)
     found, by_q, by_u = loss(q.out[0, :, 0], mu.u)
-    return found, mu.parameters(by_u + q.input(by_q[None, :, None])[0, :, -mu.u.shape[1] :])
+    return found, mu.parameters(by_u + q.last(mu.u.shape[1], by_q[None, :, None])[0])
 
 
 class TD3(ActorCritic):
@@ -74,10 +74,13 @@ class TD3(ActorCritic):
         )
         keep_actor_loss(self.modules)
         self.learned = {name: Flat(self.modules[name].parameters(), config.lr) for name in ("critics", "actor")}
+        self.targets = {
+            name: in_one_vector(of.parameters()) for name, of in (("critics", self.target), ("actor", self.target_actor))
+        }
         self.optimisers = {name: flat.adam for name, flat in self.learned.items()}
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        with torch.no_grad():
+        with torch.inference_mode():
             config = self.config
             noise = parallel.drawn(torch.randn, len(batch), self.width, batch=config.batch, generator=self.generator)
             noise = (noise * config.noise).clamp_(-config.noise_clip, config.noise_clip)
@@ -89,8 +92,8 @@ class TD3(ActorCritic):
                 actor, gradient = policy_gradient(self.critics, self.actor, batch, self.unit, partial(self.actor_loss, batch))
                 self.modules.actor_loss.copy_(parallel.mean(actor))
                 self.learned["actor"].step(gradient)
-                soft_update(self.target, self.critics, config.tau)
-                soft_update(self.target_actor, self.actor, config.tau)
+                for name, target in self.targets.items():
+                    target.lerp_(self.learned[name].vector, config.tau)
             return {"td_error": loss / 2} | last_actor_loss(self.modules, step >= config.delay)
 
     def actor_loss(self, batch: Batch, q: torch.Tensor, u: torch.Tensor) -> ActorLoss:

@@ -31,13 +31,14 @@ def test_a_pass_has_the_outputs_and_the_gradients_of_autograd(m, n, ends, hidden
     with torch.no_grad():
         found = Pass(stack, x)
         torch.testing.assert_close(found.out, expected)
-        for a, b in zip([*found.parameters(by), found.input(by)], slopes, strict=True):
+        for a, b in zip([*found.parameters(by), found.last(ends[0], by)], slopes, strict=True):
             torch.testing.assert_close(a, b)
         # asked again, it says the same: nothing that it keeps is written over
-        torch.testing.assert_close(found.input(by), slopes[-1])
+        torch.testing.assert_close(found.last(ends[0], by), slopes[-1])
+        torch.testing.assert_close(found.last(1, by), slopes[-1][..., -1:])
         first = Pass(stack, x, 1)
         torch.testing.assert_close(first.out[0], expected[0])
-        torch.testing.assert_close(first.input(by[:1])[0], slopes[-1][0])
+        torch.testing.assert_close(first.last(ends[0], by[:1])[0], slopes[-1][0])
 
 
 def test_an_actors_pass_stays_in_a_box_that_is_cut_and_knows_its_slopes():

@@ -201,7 +201,7 @@ def test_what_holds_a_learner_does_not_draw_it_back_to_an_earlier_round(name, of
 def test_iqls_advantage_holds_nothing_that_q_alone_sees(problem):
     """Where a column may not be read by values at s', V(s) reads it nevertheless: as Q does."""
     masked = prepare(relabel(problem.data, value_mask=np.array([False, True, True])), "logged")
-    rows = tensors(masked, 1.0, own_box=False)
+    rows = tensors(masked, 1.0, joint=True)
     agent = IQL(masked, rows.all, IQLConfig(), torch.Generator().manual_seed(0))
     assert agent.value.weights[0].shape[1] + masked.data.action_width == agent.critics.net.weights[0].shape[1]
     some = rows.take(torch.arange(64))

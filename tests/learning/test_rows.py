@@ -84,7 +84,7 @@ def test_critics_of_state_and_action_together_see_the_same_action_as_the_same_in
     constant_policy(np.array([0.06, 0.0]), 3, spec=None, lineage=Lineage(algorithm="t")).write(tmp_path / "p")
     problem = prepare(pooled, tmp_path / "p", half_width=np.full(2, 0.3, np.float32))
     assert problem.signal.all()
-    own, now = (tensors(problem, 1.0, own_box=of).all.u.numpy() for of in (True, False))
+    own, now = (tensors(problem, 1.0, joint=of).all.u.numpy() for of in (False, True))
     np.testing.assert_allclose(own, data.action / 0.3, atol=1e-5)
     np.testing.assert_allclose(now, (pooled.action - [0.06, 0.0]) / 0.3, atol=1e-5)
     assert np.abs(now[~older] - own[~older]).max() < 1e-5

@@ -72,7 +72,7 @@ def test_the_target_is_the_smaller_of_the_two():
 
 
 def test_all_critics_together_say_what_the_logged_actions_are_worth(problem):
-    rows = tensors(problem, 1.0, own_box=False)
+    rows = tensors(problem, 1.0, joint=True)
     agent, some = TD3BC(problem, rows.all, TD3BCConfig(), torch.Generator().manual_seed(3)), rows.take(torch.arange(200))
     with torch.no_grad():
         one, other = agent.critics(some.now, some.u)
@@ -96,7 +96,7 @@ def problem():
 
 def test_an_update_is_what_autograd_makes_of_the_paper(problem):
     """Ten updates of a copy whose gradients are autograd's, of losses written here; the delay, and the targets, too."""
-    rows = tensors(problem, 1.0, own_box=False)
+    rows = tensors(problem, 1.0, joint=True)
     config = TD3BCConfig(batch=64, critic_hidden=(8, 8), actor_hidden=(8,), noise=0.0, lr=1e-2)
     agent, other = (TD3BC(problem, rows.all, config, torch.Generator().manual_seed(3)) for _ in range(2))
     adam = {name: torch.optim.Adam(other.modules[name].parameters(), lr=config.lr) for name in ("critics", "actor")}

@@ -21,6 +21,7 @@ from torch import nn
 
 from mtf.errors import InputError
 from mtf.learning import actor_critic, integrated_rl, parallel, trainer
+from mtf.learning.backprop import Flat
 from mtf.learning.batch_rl import BatchRL, BatchRLConfig
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.config import with_overrides
@@ -247,12 +248,16 @@ def test_a_step_leaves_everything_else_untouched():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_no_loss_reaches_what_another_has_stepped(problem, name):
+def test_no_loss_reaches_what_another_has_stepped(problem, name, monkeypatch):
     """Each optimiser's gradients are, when all have stepped, still those that it stepped by: a later loss added nothing."""
-    agent, rows = agent_of(problem, replace(CONFIGS[name], tau=0.0)), tensors(problem, 1.0, own_box=False)
+    agent, rows = agent_of(problem, replace(CONFIGS[name], tau=0.0)), tensors(problem, 1.0)
     stepped = {}
     for optimiser in agent.optimisers.values():
         optimiser.register_step_post_hook(lambda of, *_: stepped.update({of: [p.grad.clone() for p in parameters(of)]}))
+    flat_step = Flat.step
+    monkeypatch.setattr(
+        Flat, "step", lambda of, by: (flat_step(of, by), stepped.update({of.adam: [p.grad.clone() for p in parameters(of.adam)]}))
+    )
     # an actor begins at its last layer, which has to move before those below have a slope
     for step in range(1, 31):
         agent.update(rows.take(torch.arange(step, step + 64)), step)
@@ -266,7 +271,7 @@ def test_no_loss_reaches_what_another_has_stepped(problem, name):
 @pytest.mark.parametrize(("name", "still"), [(n, s) for n in CONFIGS if n != "iql" for s in ("actor", "critics")])
 def test_a_step_of_the_one_leaves_the_other_untouched(problem, name, still):
     """Without a rate of its own the actor (of batch_rl the perturbation) or the critics stay as they were, to the bit."""
-    agent, rows = agent_of(problem, CONFIGS[name]), tensors(problem, 1.0, own_box=False)
+    agent, rows = agent_of(problem, CONFIGS[name]), tensors(problem, 1.0)
     still = "perturb" if (name, still) == ("batch_rl", "actor") else still
     if isinstance(agent, IntegratedAgent) and still == "critics":
         agent.rates = [0.0] * len(agent.rates)
