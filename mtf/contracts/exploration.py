@@ -15,7 +15,7 @@ class Dimension(msgspec.Struct, frozen=True, kw_only=True):
     """Why a dimension's width is what it is.
 
     move: the quantile of |mu_new - mu_bp|; outward: share of states whose new action lies beyond .8 of the old half-width;
-    slope, slope_se: of the reward a request, a half-width; rule: keep | widen | shrink | moved | floor | cap | fixed.
+    slope, slope_se: of the reward a request, a half-width; rule: keep | widen | uphill | shrink | moved | floor | cap | fixed.
     """
 
     move: float

@@ -1,9 +1,12 @@
 """The next box: as wide as the policy moves, wider where it wants to go further, narrower where nothing is left to learn.
 
 For each dimension, h the half-width that the logs were explored with:
-    widen   (x 1.25) where most states' new actions lie beyond .8 h: the slope points out of the box
-    shrink  (x .8)   where slopes are known to be worth less than .2 % of the reward a request, even at their 95 % bounds: in the
-                     mean over states, and in their root mean square, for what differs by state is there to be learned, too
+    widen   (x 1.25) where most states' new actions lie beyond .8 h: the policy wants out of the box
+    uphill  (x 1.25) where the mean slope is known (at its 95 % bound) to point out of the box at its edge still: a policy
+                     whose step was shortened does not show that
+    shrink  (x .8)   before that, where slopes are known to be worth less than .2 % of the reward a request, even at their 95 %
+                     bounds: in the mean over states, and in their root mean square, for what differs by state is there to be
+                     learned, too
     moved            never below the 90 % quantile of |mu_new - mu_bp|, so that the next move of that size stays inside
     floor, cap       the nearest of the two where any of these would leave them
 Then the budget, which binds the cost's upper side (its estimate + 1 standard error, so the lower
@@ -88,6 +91,7 @@ def refresh(
     reached = np.quantile(move, quantile, axis=0)
     outward = (move > OUTWARD * before).mean(axis=0)
     slope, se = np.array(tests["delta_slope"]), np.array(tests["delta_slope_se"])
+    edge, edge_se = slope_at_the_edge(slope, se, q, covariance)
     reward = max(abs(float(problem.data.total_reward.mean())), 1e-12)
     widths, evidence = np.zeros(len(before)), []
     for d in range(len(before)):
@@ -97,6 +101,8 @@ def refresh(
             rule, width = "widen", before[d] * WIDEN
         elif max(abs(slope[d]) + KNOWN * se[d], varying[d]) < SETTLED_SHARE * reward:
             rule, width = "shrink", before[d] * SHRINK
+        elif edge[d] > KNOWN * edge_se[d]:
+            rule, width = "uphill", before[d] * WIDEN
         else:
             rule, width = "keep", float(before[d])
         if rule != "fixed" and reached[d] > width:
@@ -140,12 +146,15 @@ def refresh(
 def curvature(problem: Problem, value: Value) -> tuple[np.ndarray, np.ndarray]:
     """q [A] of `A = u . c - q . u^2` and its covariance [A, A], in reward a request; u in half-widths of the problem's box.
 
-    Least squares of the TD residual on u^2, given the state, in the rows that explored around the baseline. 0 where nothing
-    varies. There must be more of those rows than columns of the two (`refresh` sees to it).
+    Least squares of the TD residual on `u^2 - E u^2`, given the state, in the rows that explored around the baseline: in a box
+    that is cut E u^2 is less, and u^2 alone would get what V leaves of the states whose box is. 0 where nothing varies.
+    There must be more of those rows than columns of the two (`refresh` sees to it).
     """
     rows, varied = problem.current, problem.half_width > 0
     phi = problem.phi[rows].astype(np.float64)
+    data, unit = problem.data, problem.unit[varied]
     square = np.square(problem.u[rows][:, varied].astype(np.float64))
+    square -= np.square((data.upper - data.lower)[rows][:, varied] / 2 / unit) / 3
     both = np.column_stack([value.residual[rows].astype(np.float64), square])
     both -= phi @ np.linalg.lstsq(phi, both, rcond=None)[0]
     y, square = both[:, 0], both[:, 1:]
@@ -156,6 +165,12 @@ def curvature(problem: Problem, value: Value) -> tuple[np.ndarray, np.ndarray]:
     q[varied] = found
     covariance[np.ix_(varied, varied)] = noise * inverse
     return q, covariance
+
+
+def slope_at_the_edge(slope: np.ndarray, se: np.ndarray, q: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean advantage's slope [A] at the edge that it rises towards, `|slope| - 2 q`, and its standard error; above 0 it
+    points out of the box. slope, se [A], q [A] and its covariance (see `curvature`): reward a request, in half-widths."""
+    return np.abs(slope) - 2 * q, np.sqrt(np.square(se) + 4 * np.maximum(np.diag(covariance), 0.0))
 
 
 def rms_slope_bound(problem: Problem, value: Value) -> np.ndarray:

@@ -147,7 +147,7 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
     if not any(report["half_width"]):
         found.append("no_step: no dimension of the box has a width; nothing could move")
     elif report["algorithm"].get("rms_wanted") == 0:
-        found.append("no_step: no slope is sure enough of its sign; gather more rows")
+        found.append("no_step: nothing that was found promises a step; gather more rows")
     elif report["algorithm"].get("confirmed") == 0:
         found.append(f"no_step: users that it was not learned from do not confirm the advantage (z {action['z']:.1f}); log more")
     if step["rms_y"] > (limit := report["config"]["max_rms_step"]):

@@ -60,6 +60,12 @@ def distil(problem: Problem, action: np.ndarray, config: Config, lineage: Lineag
     return Distilled(policy, residual, outside, clipped, margin)
 
 
+def unmoved(deployed: Policy, lineage: Lineage, config: Config) -> Distilled:
+    """The deployed network itself, for a training that takes no step: fitted again it would be another one, if only a little."""
+    policy = Policy(deployed.arrays, spec=deployed.spec, lineage=lineage, scaler_clip=deployed.scaler_clip)
+    return Distilled(policy, residual_rms=0.0, outside_share=0.0, clipped_share=0.0, margin=config.margin)
+
+
 def _within(problem: Problem, action: np.ndarray, margin: float, rows: slice) -> tuple[np.ndarray, ...]:
     """Lowest and highest action that the margin leaves, and the wanted one clipped to them."""
     width = problem.upper[rows] - problem.lower[rows]

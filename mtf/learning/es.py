@@ -32,8 +32,9 @@ class EvolutionConfig(Config):
     within_box: search the box around the deployed policy's mean action (False: the whole action space).
     segment: name of a state column, cut at its quantiles into parts, each with a setting of its own; empty: one setting for all.
     segments: how many parts (2 to 10).
-    In the box each setting is tried as it would be served: shortened to `max_rms_step` as any learner's step is, for more than
-    that no gate could judge.
+    In the box each setting is tried as it would be served around the deployed policy's mean action: shortened to `max_rms_step`
+    as any learner's step is, for more than that no gate could judge. Around a policy that differs by state what is served
+    differs from it: each state's action is brought into that state's box.
     """
 
     steps: int = 40
@@ -70,7 +71,12 @@ def learn(problem: Problem, value: Value, config: EvolutionConfig, *, seed: int,
         best = _search(problem, config, rows, worth, problem.center[mine].mean(axis=0), seed, progress)
         action[mine] = best["setting"]
         found.append({"segment": names[number], "share": float(mine.mean()), **best})
-    report = {"objective": "plug-in reward a request of the slates that a setting ranks on logged candidates", "settings": found}
+    square = sum(of["share"] * of["rms_wanted"] ** 2 for of in found)
+    report = {
+        "objective": "plug-in reward a request of the slates that a setting ranks on logged candidates",
+        "rms_wanted": float(np.sqrt(square)),
+        "settings": found,
+    }
     return Learned(action, report)
 
 
@@ -130,11 +136,14 @@ def _search(
     for _ in progress.over(range(config.steps), "es"):
         settings = search.ask()
         search.tell(settings, [-promised(np.asarray(s)) for s in settings])
-    setting, after = served(np.asarray(search.result.xbest)), -float(search.result.fbest)
+    wanted, after = np.asarray(search.result.xbest), -float(search.result.fbest)
     if after <= before:
-        setting, after = start, before
+        wanted, after = start, before
+    varied = problem.half_width > 0
+    away = ((wanted - start) / problem.unit)[varied]
     return {
-        "setting": setting.astype(np.float32).tolist(),
+        "setting": served(wanted).astype(np.float32).tolist(),
+        "rms_wanted": float(np.sqrt(np.square(away).mean())) if len(away) else 0.0,
         "before": before,
         "after": after,
         "evaluations": int(search.result.evaluations),

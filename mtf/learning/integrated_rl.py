@@ -30,7 +30,7 @@ from mtf.learning.networks import Actor, AdvantageCritics, JointCritics, SlateCr
 from mtf.learning.problem import Problem, users_held_out
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
-from mtf.learning.rows import Batch, Rows, act, tensors
+from mtf.learning.rows import Batch, Rows, act, mean_square, tensors
 from mtf.learning.step import shorten
 from mtf.learning.trainer import (
     Agent,
@@ -119,7 +119,7 @@ def critic_loss(
     with torch.no_grad():
         action, u = act(target_actor, batch.next_z, batch.next_box, unit)
         excess = penalty.relative_excess(action, *batch.next_box, config.beta)
-        next_q = target(batch.next, u)
+        next_q = target(batch.next, u, mean_square(batch.next_box, unit))
         if config.target == "phi":
             next_q = penalty.phi(excess) * next_q
         else:
@@ -142,7 +142,7 @@ def logged_value(critics: Critics, batch: Batch) -> torch.Tensor:
 def actor_loss(critics: Critics, actor: Actor, batch: Batch, unit: torch.Tensor, config: IntegratedRLConfig) -> ActorLoss:
     """The actor's loss (equation at the top). Only the actor's parameters are meant to be stepped with it."""
     action, u = act(actor, batch.z, batch.box, unit)
-    part = critics.action_part(batch.now, u).unflatten(0, (batch.reward.shape[1], -1))
+    part = critics.action_part(batch.now, u, mean_square(batch.box, unit)).unflatten(0, (batch.reward.shape[1], -1))
     advantage = part.mean(1).sum(0).mean()
     disagreement = (part.var(1, unbiased=False) + 1e-12).sqrt().sum(0).mean()
     outside = penalty.distance(penalty.relative_excess(action, *batch.box, config.beta), continuous=config.continuous).mean()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 NARROW = 16
 """Columns below which a product of matrices is slow."""
+WHOLE = 1 / 3
+"""E u^2 of a uniform draw from a box that is not cut."""
 
 
 class Stack(nn.Module):  # type: ignore[misc]
@@ -73,10 +75,11 @@ def bilinear(x: torch.Tensor, weights: torch.Tensor, y: torch.Tensor) -> torch.T
 
 
 class AdvantageCritics(nn.Module):  # type: ignore[misc]
-    """m critics `Q_i(s, a) = V_i(s) + u . (G_i phi(s)) + H_i . (u^2 - 1/3)`, u the action's position in the box.
+    """m critics `Q_i(s, a) = V_i(s) + u . (G_i phi(s)) + H_i . (u^2 - E u^2)`, u the action's position in the box.
 
-    The heads G, H start at 0: an action is worth nothing until data say so. u is uniform on [-1, 1] where explored, so
-    V_i is the mean over the box, and the 1/3 keeps curvature out of it. An observation is (what V reads, phi).
+    The heads G, H start at 0: an action is worth nothing until data say so. V_i is the mean over the box, and `mean_square`,
+    E u^2 there, keeps curvature out of it: 1/3 where the box is whole, less where it is cut. With 1/3 everywhere, H would learn
+    of the states whose box is cut. An observation is (what V reads, phi).
     """
 
     def __init__(
@@ -97,15 +100,19 @@ class AdvantageCritics(nn.Module):  # type: ignore[misc]
 
     def logged_part(self, batch: Batch) -> torch.Tensor:
         """A_i at the logged action [m, n]."""
-        return self.action_part(batch.now, batch.u)
+        return self.action_part(batch.now, batch.u, batch.mean_square)
 
-    def action_part(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
-        """A_i(s, u) [m, n]."""
-        return bilinear(u, self.slope, observation[1]) + self.curve @ (u.square() - 1 / 3).T
+    def action_part(
+        self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor, mean_square: torch.Tensor | float = WHOLE
+    ) -> torch.Tensor:
+        """A_i(s, u) [m, n]; mean_square [n, A]."""
+        return bilinear(u, self.slope, observation[1]) + self.curve @ (u.square() - mean_square).T
 
-    def forward(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor, mean_square: torch.Tensor | float = WHOLE
+    ) -> torch.Tensor:
         """Q_i [m, n]."""
-        return self.value(observation) + self.action_part(observation, u)
+        return self.value(observation) + self.action_part(observation, u, mean_square)
 
 
 class SlateCritics(nn.Module):  # type: ignore[misc]
@@ -148,16 +155,20 @@ class SlateCritics(nn.Module):  # type: ignore[misc]
         by_state = b[:, width:].unflatten(1, (effect.shape[1], z.shape[1]))
         return b[:, :width] @ batch.slate.T + bilinear(effect, by_state, z)
 
-    def action_part(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
-        """A_i(s, u) [m, n], replayed."""
+    def action_part(
+        self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor, mean_square: torch.Tensor | float = WHOLE
+    ) -> torch.Tensor:
+        """A_i(s, u) [m, n], replayed; mean_square [n, A]: E u^2 in the box."""
         b = self.prior + self.away
         slope = torch.einsum("apf,mf->map", self.slopes, b)
         curve = 0.5 * b @ self.second.T
-        return bilinear(u, slope, observation[1]) + curve @ (u.square() - 1 / 3).T
+        return bilinear(u, slope, observation[1]) + curve @ (u.square() - mean_square).T
 
-    def forward(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor, mean_square: torch.Tensor | float = WHOLE
+    ) -> torch.Tensor:
         """Q_i [m, n]."""
-        return self.value(observation) + self.action_part(observation, u)
+        return self.value(observation) + self.action_part(observation, u, mean_square)
 
 
 class JointCritics(nn.Module):  # type: ignore[misc]
@@ -172,11 +183,15 @@ class JointCritics(nn.Module):  # type: ignore[misc]
         width = self.net.weights[0].shape[1] - observation[1].shape[-1]
         return self(observation, torch.zeros(len(observation[1]), width))
 
-    def action_part(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
-        """Q_i itself [m, n]: the two are not apart in this form."""
+    def action_part(
+        self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor, mean_square: torch.Tensor | float = WHOLE
+    ) -> torch.Tensor:
+        """Q_i itself [m, n]: the two are not apart in this form, and nothing asks for `mean_square`."""
         return self(observation, u)
 
-    def forward(self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, observation: tuple[torch.Tensor, torch.Tensor], u: torch.Tensor, mean_square: torch.Tensor | float = WHOLE
+    ) -> torch.Tensor:
         """Q_i [m, n]."""
         return self.net(self.joined(observation, u))[..., 0]
 

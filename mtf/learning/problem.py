@@ -151,6 +151,11 @@ class Problem:
         position: np.ndarray = np.where((high > low) & (self.half_width > 0), away, 0).astype(np.float32)
         return position
 
+    def start(self, rows: slice) -> np.ndarray:
+        """Where mu_bp lies in the box now, in half-widths from its middle: 0 where the box is whole."""
+        start: np.ndarray = -(self.lower[rows] + self.upper[rows]) / 2 / self.unit
+        return start
+
     def box_position(self, action: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         """y = 2 (a - mid) / W: where the actions of `rows` lie in the box now; the gate measures steps in it."""
         return box.position(action, self.center[rows], self.lower[rows], self.upper[rows])

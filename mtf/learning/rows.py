@@ -25,6 +25,7 @@ PARTED = ("now", "next", "box", "next_box")
 class Batch:
     """Rows as tensors: observations (what V reads, phi) and z at s and s'; u; the boxes now; reward; done, signal [n].
 
+    mean_square [n, A]: E u^2 in the box that the action was drawn from, in the half-widths of u; no columns for joint critics.
     box, next_box: (center, lower, upper) [n, A] of the policy deployed now. reward [n, q]: a column a critic group, divided by
     the reward scale. weight [n], or [n, m] with a weight for each critic. hold [n]: `Problem.hold`. slate [n, L]: see
     `slate_critics`; None elsewhere.
@@ -35,6 +36,7 @@ class Batch:
     z: torch.Tensor
     next_z: torch.Tensor
     u: torch.Tensor
+    mean_square: torch.Tensor
     box: Box
     next_box: Box
     reward: torch.Tensor
@@ -106,6 +108,10 @@ def tensors(
     reward = data.reward if by_head else data.total_reward[:, None]
     weight, hold = problem.weight if weight is None else weight, problem.hold
 
+    def own_mean_square(rows: slice) -> np.ndarray:
+        reach: np.ndarray = (data.upper[rows] - data.lower[rows]) / 2 / problem.unit
+        return np.square(reach[:, : 0 if joint else None]) / 3
+
     def by_v(z: np.ndarray, step: np.ndarray) -> np.ndarray:
         return z[:, :0] if joint else np.concatenate([z[:, columns], step], axis=1)
 
@@ -118,6 +124,7 @@ def tensors(
             "next": (by_v(next_z, nxt), np.concatenate([one, next_z * data.value_mask], axis=1)),
             "next_z": (next_z,),
             "u": (problem.position_now(rows) if joint else problem.u[rows],),
+            "mean_square": (own_mean_square(rows),),
             "box": (problem.center[rows], problem.lower[rows], problem.upper[rows]),
             "next_box": (problem.next_center[rows], problem.next_lower[rows], problem.next_upper[rows]),
             "reward": (reward[rows] / reward_scale,),
@@ -135,6 +142,12 @@ def tensors(
     (matrix,) = data.arrays.build(len(data), side_by_side)
     layout = {name: tuple(p.shape[1] if p.ndim == 2 else None for p in of) for name, of in some(slice(0, 1)).items()}
     return Rows(torch.from_numpy(matrix), layout)
+
+
+def mean_square(box_now: Box, unit: torch.Tensor) -> torch.Tensor:
+    """E u^2 [n, A] of a uniform draw from the box: a third of the square of its half-width, as it is cut, in `unit`."""
+    _, lower, upper = box_now
+    return ((upper - lower) / 2 / unit).square() / 3
 
 
 def act(actor: Actor, z: torch.Tensor, box_now: Box, unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,7 +22,7 @@ from mtf.learning import parallel
 from mtf.learning.checkpoint import Checkpoints
 from mtf.learning.config import Config, with_overrides
 from mtf.learning.diagnostics import slope_tests, step_report, value_calibration, warnings_of
-from mtf.learning.distil import Distilled, act, distil
+from mtf.learning.distil import Distilled, act, distil, unmoved
 from mtf.learning.problem import NAMED, Problem, box_of_another, constant_reward, prepare
 from mtf.learning.progress import Progress
 from mtf.learning.registry import algorithm as find_algorithm
@@ -276,6 +276,8 @@ def _distil_within(
     The step is measured on the network itself, as the gate does: a box that is cut at the edge of the space is narrower, so
     the same move is longer in it, and distilling adds its residual.
     """
+    if (deployed := problem.baseline.policy) is not None and np.array_equal(action, problem.center):
+        return unmoved(deployed, lineage, config), action, 1.0
     wanted = step_report(problem, action)["rms_y"]
     shrunk = min(1.0, 0.99 * config.max_rms_step / wanted) if wanted > 0 else 1.0
     while True:

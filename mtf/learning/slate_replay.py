@@ -29,11 +29,13 @@ from mtf.learning.progress import Progress
 from mtf.learning.result import Learned, calibration
 from mtf.learning.ridge import Moments, Posterior, empirical_bayes, jitter, left_out, total, with_rows
 from mtf.learning.slates import plug_in_weights, slate_features
-from mtf.learning.step import blocks, confirmed, evidence_step, linear_slopes
+from mtf.learning.step import blocks, confirmed, evidence_step, linear_slopes, slopes_at
 from mtf.learning.value import Value
 
 CHUNK = 16384
 LEAST_MOVED = 1e-5
+SHORT = 0.25
+"""Half-widths; what a request varied by less counts as varied by that much: its slopes shrink instead of becoming noise."""
 ROWS_A_COLUMN = 50
 """Requests around the newest policy, for each column of phi, from which T is theirs alone."""
 
@@ -85,7 +87,8 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
     flat = replay.slopes.reshape(-1, replay.slopes.shape[2])
     c_cov = flat @ cov @ flat.T + replay.error_of(b)
     bend = -(replay.second @ b) if config.curvature else np.zeros(len(c))
-    slopes = linear_slopes(problem.phi, c, blocks(c_cov, len(c)), problem.data.arrays)
+    in_the_middle = linear_slopes(problem.phi, c, blocks(c_cov, len(c)), problem.data.arrays)
+    slopes = slopes_at(problem.start, in_the_middle, bend, problem.data.arrays)
     step = evidence_step(
         slopes,
         kappa=config.kappa,
@@ -333,10 +336,12 @@ class Replay:
         _, lower, upper = self._box(rows)
         reach = (upper - lower) * 0.5 / self.problem.unit
         inverse = np.where(reach > 0, 1 / np.maximum(reach, 1e-9), 0)
+        # a box that is cut keeps half its reach; Gaussian noise beside the edge hardly any, and says next to nothing of the slope
+        by_reach = np.minimum(inverse, 1 / SHORT) ** 2
         moved = np.concatenate([fresh_effect, fresh_square], axis=2)
-        per_request = np.einsum("rmd,rml->mdl", u, moved) * (3 / len(u) * inverse**2)[:, :, None]
+        per_request = np.einsum("rmd,rml->mdl", u, moved) * (3 / len(u) * by_reach)[:, :, None]
         legendre = 0.5 * (3 * (u * inverse) ** 2 - 1)
-        curve = np.einsum("rmd,rml->mdl", legendre, moved) * (15 / len(u) * inverse**2)[:, :, None]
+        curve = np.einsum("rmd,rml->mdl", legendre, moved) * (15 / len(u) * by_reach)[:, :, None]
         return x, per_request, curve, phi
 
     def _apart(self, features: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ few, noise that they share looks sure. So users that the advantage was not learn
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -110,6 +111,16 @@ def linear_slopes(phi: np.ndarray, mean: np.ndarray, cov: np.ndarray, arrays: Ar
         return phi[rows] @ mean.T.astype(np.float32), sd
 
     return Slopes(*(arrays or Arrays()).build(len(phi), some))
+
+
+def slopes_at(
+    start: Callable[[slice], np.ndarray], slopes: Slopes, curvature: np.ndarray, arrays: Arrays | None = None
+) -> Slopes:
+    """Slopes `c - max(curvature, 0) u` at the positions u = start(rows) [n, A] from which a step is taken, given those in the
+    box's middle: where a box is cut, the deployed policy is not its middle. curvature [A]."""
+    bend = np.maximum(curvature, 0).astype(np.float32)
+    (mean,) = (arrays or Arrays()).build(len(slopes.mean), lambda rows: (slopes.mean[rows] - bend * start(rows),))
+    return Slopes(mean, slopes.sd)
 
 
 def blocks(cov: np.ndarray, width: int) -> np.ndarray:

@@ -30,7 +30,7 @@ EDGE_TOLERANCE = 1e-3  # of an action in float32 at the edge of the space
 USED = {
     *REQUIRED,
     *("next_center", "next_lower", "next_upper", "truncated", "exploring", "policy_sha", "arm", "dt", "fallback", "ts"),
-    *("behaviour", "cand_scores", "shown_scores", "shown_valid", "shown_reward", "spec_version"),
+    *("log_propensity", "behaviour", "cand_scores", "shown_scores", "shown_valid", "shown_reward", "spec_version"),
 }
 Users = Literal["train", "gate", "all"]
 MAPPED_FROM = 1_000_000
@@ -245,7 +245,8 @@ def load_transitions(
         memory. Mapped data carries no shown slates: it is for learning.
     Raises InputError naming file, column and value for anything that cannot be trained on: a missing column, one of another
     type or spec, lists of unequal length, a value that is not finite, an action outside [-1, 1], a box upside down, a step that a
-    session has twice or leaves out, a session that goes on after its terminal row, rows of several specs, no rows.
+    session has twice or leaves out, a session that goes on after its terminal row, explored rows without their `log_propensity`
+    where there is such a column (where there is none, the box is what they were drawn from), rows of several specs, no rows.
     """
     path = Path(path)
     files = sorted(p for p in path.rglob("*.parquet") if _is_data(p, path)) if path.is_dir() else [path]
@@ -362,6 +363,15 @@ def from_table(table: pa.Table, *, spec: FusionSpec | None = None, where: str = 
             f"transitions: {where}: state and action have widths {state.shape[1]} and {action.shape[1]}; "
             f"spec {spec.version} has {spec.state_width} and {spec.action_width}; give the spec that made them"
         )
+    exploring = np.logical_and(flags("exploring", True), varied)
+    if "log_propensity" in names:
+        lost = np.flatnonzero(exploring & ~_known(table.column("log_propensity"), "log_propensity", where))
+        if len(lost):
+            which = f"session {table.column('session_id')[int(lost[0])].as_py()!r}, step {step[lost[0]]}"
+            raise InputError(
+                f"transitions: {where}: `log_propensity` is not known of {len(lost)} row(s) that explored (the first: {which}); "
+                "log what they were drawn with, or say that they did not explore (`exploring` false)"
+            )
     behaviour = matrix("behaviour") if "behaviour" in names else None
     if spec is not None and behaviour is not None and behaviour.shape[1] != len(spec.behaviours):
         raise InputError(
@@ -396,7 +406,7 @@ def from_table(table: pa.Table, *, spec: FusionSpec | None = None, where: str = 
         reward=matrix("reward"),
         terminal=terminal,
         truncated=flags("truncated", False),
-        exploring=np.logical_and(flags("exploring", True), varied),
+        exploring=exploring,
         policy_sha=strings("policy_sha"),
         arm=strings("arm"),
         dt=strings("dt"),
@@ -460,6 +470,12 @@ def _take(column: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
 def _codes(encoded: pa.DictionaryArray | pa.ChunkedArray) -> np.ndarray:
     array = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
     return array.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _known(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
+    """bool [n]: where a number stands."""
+    number = _cast(column, pa.float64(), name, where)
+    return np.asarray(np.isfinite(pc.fill_null(number, float("nan")).to_numpy(zero_copy_only=False)))
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, where: str) -> pa.ChunkedArray:

@@ -88,6 +88,24 @@ def test_rows_that_do_not_say_what_they_were_drawn_from(tmp_path, name):
 
 
 @pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("mapped_from", [1, 10**6], ids=["mapped", "in memory"])
+@pytest.mark.parametrize("lost", [None, float("nan")])
+def test_explored_rows_whose_propensity_was_lost(tmp_path, mapped_from, lost):
+    data = make_sessions(50, seed=0, slope=SLOPE)
+    # two rows of a user that training reads: the one explored, the other did not, and has none for good reason
+    row, other = [i for i in range(len(data)) if not is_gate_user(data.user_ids[data.user[i]])][100:102]
+    density = [float(-np.log(0.6) * 2)] * len(data)
+    density[row], density[other] = lost, None
+    exploring = np.arange(len(data)) != other
+    table = to_table(replace(data, exploring=exploring))
+    if "exploring" not in table.column_names:
+        table = table.append_column("exploring", pa.array(exploring))
+    pq.write_table(table.append_column("log_propensity", pa.array(density, pa.float64())), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"`log_propensity` is not known of 1 row\(s\) that explored \(the first: session"):
+        train(tmp_path, None, algorithm="linear_advantage", baseline="logged", mapped_from=mapped_from, progress=False)
+
+
+@pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize(
     ("algorithm", "says", "settings"),
     [

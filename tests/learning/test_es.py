@@ -119,6 +119,9 @@ def test_it_is_searched_under_the_limit_that_is_served(problem):
     assert 0.29 < np.sqrt(np.square(step).mean()) <= 0.3 * (1 + 1e-5), "as far as the limit lets it"
     assert np.sqrt(np.square(wanted).mean()) > 0.5
     assert best["before"] < best["after"] < widest["after"]
+    # what it wanted is within the box and beyond the limit, and nothing was cut from the free one's
+    assert 0.3 < found.report["rms_wanted"] <= 1
+    assert free.report["rms_wanted"] == pytest.approx(np.sqrt(np.square(wanted).mean()), rel=1e-4)
     # what is reported is what its setting is worth
     worth = _worth(problem, rows := _some(np.arange(len(problem.data)), CONFIG.requests))
     scores, count = problem.data.candidates(rows)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mtf.learning.integrated_rl import IntegratedRLConfig, actor_loss, critic_loss, learn
+from mtf import box
+from mtf.learning.integrated_rl import IntegratedAgent, IntegratedRLConfig, actor_loss, critic_loss, learn
 from mtf.learning.networks import Actor, AdvantageCritics
 from mtf.learning.problem import prepare
 from mtf.learning.progress import Progress
 from mtf.learning.rows import Batch, act, tensors
+from mtf.learning.trainer import fit
 from mtf.learning.value import fit_value
 from tests.evaluation.conftest import make_sessions
 
@@ -51,6 +53,7 @@ def batch(n=1, *, reward=1.0, done=0.0, u=0.0, signal=1.0, weight=1.0):
         z=one,
         next_z=one,
         u=torch.full((n, 1), float(u)),
+        mean_square=torch.full((n, 1), 1 / 3),
         box=box,
         next_box=box,
         reward=full(reward)[:, None],
@@ -166,3 +169,20 @@ def test_negative_values_and_divergence_are_said(learned):
     assert not any("negative_values" in w for w in quiet)
     wild = learn(problem, value, replace(config, value_lr=50.0), seed=0, progress=Progress(False))
     assert any(w.startswith("divergence") for w in wild.report["warnings"])
+
+
+def test_states_whose_box_is_cut_are_no_curvature():
+    """Rewards of exp(s_0), whatever is done, and V may not read s_0. Boxes are cut, the more the nearer to the edge a policy is."""
+    data = make_sessions(2500, seed=0, slope=np.zeros(2))
+    center = np.stack([0.75 - 0.25 * np.tanh(data.state[:, 0]), 0 * data.state[:, 0]], axis=1).astype(np.float32)
+    lower, upper = box.offsets(center, 0.3)
+    drawn = {"action": box.sample(np.random.default_rng(50), center, lower, upper), "center": center, "next_center": center}
+    drawn |= {"lower": lower, "upper": upper, "next_lower": lower, "next_upper": upper}
+    problem = prepare(replace(data, **drawn, value_mask=np.array([False, True, True])), "logged")
+    config = IntegratedRLConfig(steps=600, batch=512, critics=4)
+    rows = tensors(problem, float(fit_value(problem).ret.std()))
+    agent = IntegratedAgent(problem, rows.all, config, 0)
+    every = torch.arange(len(rows))
+    fit(agent, rows, every, every[:0], torch.zeros(0), config, seed=0, name="t", progress=Progress(False))
+    # with 1/3 for every box it was .15
+    assert float(agent.critics.curve.detach().mean(0)[0].abs()) < 0.05

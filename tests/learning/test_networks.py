@@ -65,6 +65,9 @@ def test_the_advantage_is_its_formula_and_v_the_mean_over_the_box():
         grid = torch.tensor([[a, b] for a in nodes for b in nodes], dtype=torch.float32)
         many = tuple(v.expand(4, -1) for v in seen)
         torch.testing.assert_close(critics(many, grid).mean(1), critics.value(seen)[:, 0])
+        # cut to .6 and .25 of its half-widths it has less to average
+        cut = torch.tensor([0.6, 0.25])
+        torch.testing.assert_close(critics(many, grid * cut, (cut**2 / 3).expand(4, 2)).mean(1), critics.value(seen)[:, 0])
 
 
 def test_joint_critics_have_no_part_of_their_own_for_the_action():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from mtf import box
 from mtf.learning.problem import prepare
-from mtf.learning.rows import tensors
+from mtf.learning.rows import mean_square, tensors
 from mtf.policy import Lineage, constant_policy
 from mtf.transitions.arrays import Arrays
 from tests.evaluation.conftest import make_sessions
@@ -42,6 +43,7 @@ def test_a_batch_holds_what_the_problem_holds(data, mapped, tmp_path):
         "z": problem.z,
         "next_z": problem.next_z,
         "u": problem.u,
+        "mean_square": np.square((data.upper - data.lower) / 2 / problem.unit) / 3,
         "reward": problem.data.reward / 2,
         "done": problem.data.terminal.astype(np.float32),
         "signal": problem.signal.astype(np.float32),
@@ -89,3 +91,13 @@ def test_critics_of_state_and_action_together_see_the_same_action_as_the_same_in
     np.testing.assert_allclose(now, (pooled.action - [0.06, 0.0]) / 0.3, atol=1e-5)
     assert np.abs(now[~older] - own[~older]).max() < 1e-5
     assert np.allclose(now[older, 0], own[older, 0] - 0.2, atol=1e-5)
+
+
+def test_the_mean_square_is_that_of_a_draw_from_the_box_as_it_is_cut():
+    center, lower, upper = np.float32([[0.0, 0.9]]), np.float32([[-0.3, -0.3]]), np.float32([[0.3, 0.1]])
+    unit = np.float32([0.3, 0.3])
+    drawn = box.sample(np.random.default_rng(0), *(np.repeat(of, 40_000, axis=0) for of in (center, lower, upper)))
+    u = (drawn - center - (lower + upper) / 2) / unit
+    found = mean_square(tuple(torch.from_numpy(of) for of in (center, lower, upper)), torch.from_numpy(unit))
+    np.testing.assert_allclose(found[0], np.square(u).mean(axis=0), rtol=0.02)
+    np.testing.assert_allclose(found[0], [1 / 3, (2 / 3) ** 2 / 3], rtol=1e-5)

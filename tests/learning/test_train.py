@@ -13,7 +13,7 @@ from mtf.learning import slate_replay
 from mtf.learning.problem import prepare
 from mtf.learning.run import train_on
 from mtf.learning.value import fit_value
-from mtf.policy import Lineage, constant_policy
+from mtf.policy import Lineage, Policy, constant_policy
 from tests.conftest import small_spec
 from tests.evaluation.conftest import make_sessions
 
@@ -133,3 +133,26 @@ def test_slate_replay_falls_back_where_no_candidates_were_logged():
     found = trained(make_sessions(1500, seed=7, slope=SLOPE), "slate_replay")
     assert found.report["algorithm"]["used"] == "linear_advantage"
     assert any("candidates_missing" in w for w in found.report["warnings"])
+
+
+def test_a_training_that_takes_no_step_gives_the_deployed_network_itself(tmp_path):
+    """Fitted again, a network with a hidden layer would be another one, and the day's own rows a round old."""
+    rng = np.random.default_rng(0)
+    arrays = {"mean": np.zeros(3), "scale": np.ones(3), "skip": np.zeros((3, 3)), "bias_0": np.zeros(8), "bias_1": np.zeros(3)}
+    arrays |= {"weight_0": rng.normal(size=(3, 8)), "weight_1": 0.1 * rng.normal(size=(8, 3))}
+    deployed = Policy(arrays, spec=None, lineage=Lineage(algorithm="test"))
+    sha = deployed.write(tmp_path / "deployed")
+    data = make_sessions(800, seed=3, slope=np.zeros(3))
+    center = deployed.act(data.state)
+    at = {"center": center, "action": data.action - data.center + center, "next_center": deployed.act(data.next_state)}
+    data = replace(data, **at, policy_sha=np.full(len(data), sha, object))
+    found = train_on(
+        data, None, algorithm="linear_advantage", baseline=tmp_path / "deployed", overrides={"confirm": "1000"}, progress=False
+    )
+    assert any(warning.startswith("no_step") for warning in found.report["warnings"])
+    assert found.report["step"]["rms_y"] == 0
+    np.testing.assert_array_equal(found.policy.act(data.state), center)
+    assert found.policy.lineage.parent == sha
+    # a step is still a network of its own
+    moved = train_on(data, None, algorithm="corner", baseline=tmp_path / "deployed", progress=False)
+    assert moved.report["step"]["rms_y"] > 0.1
