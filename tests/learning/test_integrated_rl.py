@@ -172,7 +172,7 @@ def test_negative_values_and_divergence_are_said(learned):
 
 
 def test_states_whose_box_is_cut_are_no_curvature():
-    """Rewards of exp(s_0), whatever is done, and V may not read s_0. Boxes are cut, the more the nearer to the edge a policy is."""
+    """Rewards of exp(s_0), whatever is done, and V may not read s_0. Boxes are cut, more near the edge."""
     data = make_sessions(2500, seed=0, slope=np.zeros(2))
     center = np.stack([0.75 - 0.25 * np.tanh(data.state[:, 0]), 0 * data.state[:, 0]], axis=1).astype(np.float32)
     lower, upper = box.offsets(center, 0.3)
