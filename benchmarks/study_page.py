@@ -126,19 +126,21 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
 
 
 class Hypothesis(NamedTuple):
-    """Of docs/study.md: each pair in each world, Holm over all of them; by cells of `users` a day."""
+    """Of docs/study.md: each pair in each world, Holm over all of them; by cells of `users` a day and so many days."""
 
     title: str
     worlds: tuple[str, ...]
     pairs: list[tuple[str, str]]
     users: int = USERS
+    days: int = DAYS
 
 
 def hypotheses() -> list[Hypothesis]:
-    """H14 to H18; and what learners that are held to logged actions add to `bc`, which walks to the middle of a cut box."""
+    """H14 to H20; and what learners that are held to logged actions add to `bc`, which walks to the middle of a cut box."""
     rounds = [(f"{of}@D3", f"{of}@D2") for of in USUAL]
     free = "naive:max_rms_step=1@D3"
     small = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in ("confirm=0", "plug_in=False")]
+    started = [("slate_replay@D3", "start")]
     held = {kind: [(f"{of}@{kind}", f"bc@{kind}") for of in HELD] for kind in ("D3", "D2")}
     return [
         Hypothesis("H14: the default against the usual learners, in rounds", WORLDS[:-1], _default_against(USUAL, "D3")),
@@ -151,6 +153,11 @@ def hypotheses() -> list[Hypothesis]:
             ("global_only",),
             [("slate_replay:max_rms_step=1@D3", "slate_replay@D3")],
         ),
+        Hypothesis("H19: small days elsewhere (2,000 users a day)", ("global_only", "default", "fitted"), started, SMALL_USERS),
+        Hypothesis(
+            "H19: small days elsewhere (6,000 users a day)", ("global_only", "default", "fitted"), started, 3 * SMALL_USERS
+        ),
+        Hypothesis("H20: five rounds", ("global_only",), _default_against(("linear_advantage", "unified_rl"), "D3"), days=5),
         *(Hypothesis(f"What is learned beyond standing still, {KINDS[kind]}", WORLDS[:-1], of) for kind, of in held.items()),
     ]
 
@@ -176,7 +183,7 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
         _printed(primary(cells)) if len(_run(cells, (PRIMARY_WORLD,), PRIMARY)) == len(PRIMARY) else "Some of them were not run.",
     ]
     for of in hypotheses():
-        parts += _section(cells, of.title, of.worlds, of.pairs, apart=True, users=of.users)
+        parts += _section(cells, of.title, of.worlds, of.pairs, apart=True, users=of.users, days=of.days)
     for question, worlds_of, pairs in families():
         parts += _section(cells, f"{', '.join(worlds_of)}: {question}", worlds_of, pairs)
     return "\n\n".join(parts) + "\n"
@@ -324,17 +331,20 @@ def _section(
     apart: bool = False,
     measure: str = "lift",
     users: int = USERS,
+    days: int = DAYS,
 ) -> list[str]:
     """The pairs that were run under their title, Holm over all of them; nothing where none was."""
-    if not (there := _run(cells, worlds, pairs, users)):
+    if not (there := _run(cells, worlds, pairs, users, days)):
         return []
-    said = paired(cells, worlds, there, users, DAYS, BOX, "a family of its own", len(pairs), apart, measure)
+    said = paired(cells, worlds, there, users, days, BOX, "a family of its own", len(pairs), apart, measure)
     return [f"### {title}", _printed(said)]
 
 
-def _run(cells: list[Cell], worlds: Sequence[str], pairs: Sequence[tuple[str, str]], users: int = USERS) -> list[tuple[str, str]]:
+def _run(
+    cells: list[Cell], worlds: Sequence[str], pairs: Sequence[tuple[str, str]], users: int = USERS, days: int = DAYS
+) -> list[tuple[str, str]]:
     """The pairs that have two seeds in common, or more, in each of the worlds."""
-    return [pair for pair in pairs if all(len(in_common(cells, world, pair, users, DAYS, BOX)) > 1 for world in worlds)]
+    return [pair for pair in pairs if all(len(in_common(cells, world, pair, users, days, BOX)) > 1 for world in worlds)]
 
 
 def _printed(text: str) -> str:
