@@ -31,6 +31,8 @@ from benchmarks.study_report import (
 from mtf.fileio import write_atomic
 
 WORLDS = ("personalised", "global_only", "default", "fitted", "null")
+FAR = WORLDS[1:4]
+"""Where production starts far from its optimum."""
 USERS, DAYS, BOX = PRIMARY_USERS, PRIMARY_DAYS, PRIMARY_BOX
 SMALL_USERS = 2_000
 KINDS = {"D3": "three rounds (D3)", "D2": "one box (D2)", "D1": "Gaussian noise (D1)"}
@@ -144,7 +146,7 @@ def hypotheses() -> list[Hypothesis]:
     held = {kind: [(f"{of}@{kind}", f"bc@{kind}") for of in HELD] for kind in ("D3", "D2")}
     return [
         Hypothesis("H14: the default against the usual learners, in rounds", WORLDS[:-1], _default_against(USUAL, "D3")),
-        Hypothesis("H15: rounds against one box, the usual learners", ("global_only", "default", "fitted"), rounds),
+        Hypothesis("H15: rounds against one box, the usual learners", FAR, rounds),
         Hypothesis("H16: naive without the step's limit", ("personalised",), [(free, "naive@D3"), (free, "start")]),
         Hypothesis("H17: what parts are worth where data are few (2,000 users a day)", ("personalised",), small, SMALL_USERS),
         Hypothesis("H17 in null", ("null",), small, SMALL_USERS),
@@ -153,9 +155,9 @@ def hypotheses() -> list[Hypothesis]:
             ("global_only",),
             [("slate_replay:max_rms_step=1@D3", "slate_replay@D3")],
         ),
-        Hypothesis("H19: small days elsewhere (2,000 users a day)", ("global_only", "default", "fitted"), started, SMALL_USERS),
-        Hypothesis(
-            "H19: small days elsewhere (6,000 users a day)", ("global_only", "default", "fitted"), started, 3 * SMALL_USERS
+        *(
+            Hypothesis(f"H19: small days elsewhere ({users:,} users a day)", FAR, started, users)
+            for users in (SMALL_USERS, 3 * SMALL_USERS)
         ),
         Hypothesis("H20: five rounds", ("global_only",), _default_against(("linear_advantage", "unified_rl"), "D3"), days=5),
         *(Hypothesis(f"What is learned beyond standing still, {KINDS[kind]}", WORLDS[:-1], of) for kind, of in held.items()),

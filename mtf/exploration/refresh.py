@@ -2,11 +2,10 @@
 
 For each dimension, h the half-width that the logs were explored with:
     widen   (x 1.25) where most states' new actions lie beyond .8 h: the policy wants out of the box
-    uphill  (x 1.25) where the mean slope is known (at its 95 % bound) to point out of the box at its edge still: a policy
+    shrink  (x .8)   where slopes are known to be worth less than .2 % of the reward a request, even at their 95 % bounds: in the
+                     mean over states, and in their root mean square, for what differs by state is there to be learned, too
+    uphill  (x 1.25) where, else, the mean slope is known (at its 95 % bound) to point out of the box at its edge still: a policy
                      whose step was shortened does not show that
-    shrink  (x .8)   before that, where slopes are known to be worth less than .2 % of the reward a request, even at their 95 %
-                     bounds: in the mean over states, and in their root mean square, for what differs by state is there to be
-                     learned, too
     moved            never below the 90 % quantile of |mu_new - mu_bp|, so that the next move of that size stays inside
     floor, cap       the nearest of the two where any of these would leave them
 Then the budget, which binds the cost's upper side (its estimate + 1 standard error, so the lower
@@ -152,9 +151,8 @@ def curvature(problem: Problem, value: Value) -> tuple[np.ndarray, np.ndarray]:
     """
     rows, varied = problem.current, problem.half_width > 0
     phi = problem.phi[rows].astype(np.float64)
-    data, unit = problem.data, problem.unit[varied]
     square = np.square(problem.u[rows][:, varied].astype(np.float64))
-    square -= np.square((data.upper - data.lower)[rows][:, varied] / 2 / unit) / 3
+    square -= problem.mean_square(rows)[:, varied]
     both = np.column_stack([value.residual[rows].astype(np.float64), square])
     both -= phi @ np.linalg.lstsq(phi, both, rcond=None)[0]
     y, square = both[:, 0], both[:, 1:]

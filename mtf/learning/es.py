@@ -21,7 +21,7 @@ from mtf.learning.problem import Problem
 from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.slates import plug_in_weights, require_paid_scores, top_scores
-from mtf.learning.step import shorten
+from mtf.learning.step import Step, shorten
 from mtf.learning.value import Value
 
 
@@ -110,11 +110,11 @@ def _search(
     scores, count = problem.data.candidates(rows)
     tensor = torch.from_numpy(scores)
 
+    def step(setting: np.ndarray) -> Step:
+        return shorten((setting - start)[None] / problem.unit, config.max_rms_step, problem.half_width > 0)
+
     def served(setting: np.ndarray) -> np.ndarray:
-        if not config.within_box:
-            return setting
-        varied = problem.half_width > 0
-        return start + shorten((setting - start)[None] / problem.unit, config.max_rms_step, varied).y[0] * problem.unit
+        return start + step(setting).y[0] * problem.unit if config.within_box else setting
 
     def promised(setting: np.ndarray) -> float:
         wanted = np.broadcast_to(served(setting).astype(np.float32), (len(rows), len(setting))).copy()
@@ -139,11 +139,9 @@ def _search(
     wanted, after = np.asarray(search.result.xbest), -float(search.result.fbest)
     if after <= before:
         wanted, after = start, before
-    varied = problem.half_width > 0
-    away = ((wanted - start) / problem.unit)[varied]
     return {
         "setting": served(wanted).astype(np.float32).tolist(),
-        "rms_wanted": float(np.sqrt(np.square(away).mean())) if len(away) else 0.0,
+        "rms_wanted": step(wanted).rms_wanted,
         "before": before,
         "after": after,
         "evaluations": int(search.result.evaluations),

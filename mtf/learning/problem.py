@@ -151,6 +151,12 @@ class Problem:
         position: np.ndarray = np.where((high > low) & (self.half_width > 0), away, 0).astype(np.float32)
         return position
 
+    def mean_square(self, rows: slice | np.ndarray) -> np.ndarray:
+        """E u^2 [n, A] of a uniform draw from the rows' own boxes, as they are cut: a third where whole, and as wide as now."""
+        reach = (self.data.upper[rows] - self.data.lower[rows]) / 2 / self.unit
+        square: np.ndarray = np.square(reach) / 3
+        return square
+
     def start(self, rows: slice) -> np.ndarray:
         """Where mu_bp lies in the box now, in half-widths from its middle: 0 where the box is whole."""
         start: np.ndarray = -(self.lower[rows] + self.upper[rows]) / 2 / self.unit

@@ -108,10 +108,6 @@ def tensors(
     reward = data.reward if by_head else data.total_reward[:, None]
     weight, hold = problem.weight if weight is None else weight, problem.hold
 
-    def own_mean_square(rows: slice) -> np.ndarray:
-        reach: np.ndarray = (data.upper[rows] - data.lower[rows]) / 2 / problem.unit
-        return np.square(reach[:, : 0 if joint else None]) / 3
-
     def by_v(z: np.ndarray, step: np.ndarray) -> np.ndarray:
         return z[:, :0] if joint else np.concatenate([z[:, columns], step], axis=1)
 
@@ -124,7 +120,7 @@ def tensors(
             "next": (by_v(next_z, nxt), np.concatenate([one, next_z * data.value_mask], axis=1)),
             "next_z": (next_z,),
             "u": (problem.position_now(rows) if joint else problem.u[rows],),
-            "mean_square": (own_mean_square(rows),),
+            "mean_square": (problem.mean_square(rows)[:, : 0 if joint else None],),
             "box": (problem.center[rows], problem.lower[rows], problem.upper[rows]),
             "next_box": (problem.next_center[rows], problem.next_lower[rows], problem.next_upper[rows]),
             "reward": (reward[rows] / reward_scale,),
