@@ -17,7 +17,7 @@ from mtf.learning.progress import Progress
 from mtf.learning.result import Learned
 from mtf.learning.slate_replay import Replay, SlateReplayConfig, replayed_rows, require_pairs
 from mtf.learning.slates import require_paid_scores
-from mtf.learning.step import evidence_step, linear_slopes, slopes_at
+from mtf.learning.step import evidence_step, linear_slopes
 from mtf.learning.value import Value
 
 
@@ -47,8 +47,7 @@ def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, pr
     c = replay.slopes @ b
     arrays = problem.data.arrays
     bend = np.maximum(-(replay.second @ b), 0)
-    in_the_middle = linear_slopes(problem.phi, c, np.zeros((len(c), c.shape[1], c.shape[1])), arrays)
-    slopes = slopes_at(problem.start, in_the_middle, bend, arrays)
+    slopes = linear_slopes(problem.phi, c, np.zeros((len(c), c.shape[1], c.shape[1])), arrays)
     step = evidence_step(
         slopes,
         kappa=1.0,
@@ -56,6 +55,7 @@ def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, pr
         max_rms=config.max_rms_step,
         varied=problem.half_width > 0,
         curvature=bend,
+        start=problem.start,
         arrays=arrays,
     )
     report = {"rms_wanted": step.rms_wanted, "plug_in_slope": c[:, 0].tolist(), "plug_in_scale": replay.plug_in_scale}

@@ -29,7 +29,7 @@ from mtf.learning.progress import Progress
 from mtf.learning.result import Learned, calibration
 from mtf.learning.ridge import Moments, Posterior, empirical_bayes, jitter, left_out, total, with_rows
 from mtf.learning.slates import plug_in_weights, slate_features
-from mtf.learning.step import blocks, confirmed, evidence_step, linear_slopes, slopes_at
+from mtf.learning.step import blocks, confirmed, evidence_step, linear_slopes
 from mtf.learning.value import Value
 
 CHUNK = 16384
@@ -87,8 +87,7 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
     flat = replay.slopes.reshape(-1, replay.slopes.shape[2])
     c_cov = flat @ cov @ flat.T + replay.error_of(b)
     bend = -(replay.second @ b) if config.curvature else np.zeros(len(c))
-    in_the_middle = linear_slopes(problem.phi, c, blocks(c_cov, len(c)), problem.data.arrays)
-    slopes = slopes_at(problem.start, in_the_middle, bend, problem.data.arrays)
+    slopes = linear_slopes(problem.phi, c, blocks(c_cov, len(c)), problem.data.arrays)
     step = evidence_step(
         slopes,
         kappa=config.kappa,
@@ -96,6 +95,7 @@ def learn(problem: Problem, value: Value, config: SlateReplayConfig, *, seed: in
         max_rms=config.max_rms_step,
         varied=problem.half_width > 0,
         curvature=bend,
+        start=problem.start,
         arrays=problem.data.arrays,
     )
     held = [(replay.fit(others).mean, part.columns(replay.model)) for others, part in left_out(replay.parts)]

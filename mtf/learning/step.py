@@ -44,6 +44,7 @@ def evidence_step(
     max_rms: float,
     varied: np.ndarray,
     curvature: np.ndarray | None = None,
+    start: Callable[[slice], np.ndarray] | None = None,
     threshold: float = 1.0,
     arrays: Arrays | None = None,
 ) -> Step:
@@ -53,14 +54,20 @@ def evidence_step(
     is sure of the sign. Without any signal |slope| / sd is standard normal at most, and the mean step under .15 of the box.
     Length: rho >= 0 is the smallest for which the root mean square of y over states and varied dimensions is at most
     `max_rms`, so what is cut first is what gains least. Without that limit y is the full evidence step.
-    varied: bool [A]. curvature >= 0: [A], of the advantage in y; None = 0. arrays: where y lies; None = in memory.
+    varied: bool [A]. curvature [A], of the advantage in y; below 0 it is taken for 0; None = 0. arrays: where y lies; None = in
+    memory. `slopes` are those in the box's middle; the step begins at start(rows) [n, A], in half-widths from there, and the
+    slope with it: `slope_d - curvature_d start_d`. None = in the middle: where a box is cut, the deployed policy is not.
     """
+    bend = np.zeros(len(varied), np.float32) if curvature is None else np.maximum(curvature, 0).astype(np.float32)
+
+    def slope(rows: slice) -> np.ndarray:
+        mean: np.ndarray = slopes.mean[rows]
+        return mean if start is None else mean - bend * start(rows)
 
     def evidence(rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        size = np.abs(slopes.mean[rows])
+        size = np.abs(slope(rows))
         return size, np.clip((size / np.maximum(slopes.sd[rows], 1e-30) - threshold) / kappa, 0, 1) * varied
 
-    bend = np.zeros(len(varied), np.float32) if curvature is None else np.maximum(curvature, 0).astype(np.float32)
     few_size, few_gate = evidence(slice(None, None, max(1, len(slopes.mean) // 20_000)))
 
     def length(rho: float, size: np.ndarray, gate: np.ndarray) -> np.ndarray:
@@ -79,7 +86,7 @@ def evidence_step(
         rho = high
     (y,) = (arrays or Arrays()).build(
         len(slopes.mean),
-        lambda rows: ((np.sign(slopes.mean[rows]) * length(rho, *evidence(rows))).astype(np.float32),),
+        lambda rows: ((np.sign(slope(rows)) * length(rho, *evidence(rows))).astype(np.float32),),
     )
     return Step(y, wanted, rms(y), edge_share(longest, varied))
 
@@ -111,16 +118,6 @@ def linear_slopes(phi: np.ndarray, mean: np.ndarray, cov: np.ndarray, arrays: Ar
         return phi[rows] @ mean.T.astype(np.float32), sd
 
     return Slopes(*(arrays or Arrays()).build(len(phi), some))
-
-
-def slopes_at(
-    start: Callable[[slice], np.ndarray], slopes: Slopes, curvature: np.ndarray, arrays: Arrays | None = None
-) -> Slopes:
-    """Slopes `c - max(curvature, 0) u` at the positions u = start(rows) [n, A] from which a step is taken, given those in the
-    box's middle: where a box is cut, the deployed policy is not its middle. curvature [A]."""
-    bend = np.maximum(curvature, 0).astype(np.float32)
-    (mean,) = (arrays or Arrays()).build(len(slopes.mean), lambda rows: (slopes.mean[rows] - bend * start(rows),))
-    return Slopes(mean, slopes.sd)
 
 
 def blocks(cov: np.ndarray, width: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtf.learning.step import Slopes, Step, blocks, confirmed, evidence_step, linear_slopes, shorten, slopes_at
+from mtf.learning.step import Slopes, Step, blocks, confirmed, evidence_step, linear_slopes, shorten
 
 BOTH = np.ones(2, bool)
 
@@ -54,14 +54,15 @@ def test_curvature_stops_at_the_top_of_the_parabola():
 def test_a_step_starts_where_the_policy_is_and_not_in_the_middle_of_its_box():
     """.95 in a box of .3 that is cut at 1: .417 half-widths above its middle. A = .1 u - .2 u^2 is best at .25: back by .167."""
     start = np.float32([[0.417, 0.0]])
-    found = slopes_at(lambda rows: start[rows], slopes([0.1, 0.1]), np.array([0.4, 0.4]))
-    np.testing.assert_allclose(found.mean, [[0.1 - 0.4 * 0.417, 0.1]], rtol=1e-5)
-    y = evidence_step(found, kappa=1.0, threshold=0.0, max_rms=10.0, varied=BOTH, curvature=np.array([0.4, 0.4])).y
-    np.testing.assert_allclose(y, [[0.25 - 0.417, 0.25]], rtol=1e-5)
+
+    def from_there(sd, curvature):
+        return step([0.1, 0.1], sd=sd, kappa=1.0, curvature=np.array(curvature), start=lambda rows: start[rows]).y
+
+    np.testing.assert_allclose(from_there(1e-9, [0.4, 0.4]), [[0.25 - 0.417, 0.25]], rtol=1e-5)
+    # an sd of 1 lets pass what the slope there is: .1 - .4 * .417
+    np.testing.assert_allclose(from_there(1.0, [0.4, 0.4]), [[0.1 - 0.4 * 0.417, 0.1]], rtol=1e-5)
     # a parabola that opens upwards is taken for a line
-    np.testing.assert_array_equal(
-        slopes_at(lambda rows: start[rows], slopes([0.1, 0.1]), np.array([-1.0, 0.0])).mean, np.float32([[0.1, 0.1]])
-    )
+    np.testing.assert_array_equal(from_there(1.0, [-1.0, 0.0]), np.float32([[0.1, 0.1]]))
 
 
 def test_a_fixed_dimension_stays_and_does_not_count():
