@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.study_report import (
+    FEWEST,
     MEASURES,
     PRIMARY,
     PRIMARY_BOX,
@@ -23,6 +25,7 @@ from benchmarks.study_report import (
     PRIMARY_WORLD,
     Cell,
     by_round,
+    holm,
     in_common,
     paired,
     primary,
@@ -113,6 +116,7 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
     replay = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in PARTS]
     quick = [(f"{of}@D2", f"{of.split(':')[0]}@D2") for of in QUICK_TARGETS]
     starts = [(f"{learner}@D3", "start") for learner in ("slate_replay", *OTHERS)]
+    still = [(f"{learner}@D3", "start") for learner in ("slate_replay", *OTHERS, *COMPARATORS)]
     plug_in = _default_against(("plug_in",), "D3")
     return [
         *found,
@@ -123,7 +127,7 @@ def families() -> list[tuple[str, tuple[str, ...], list[tuple[str, str]]]]:
         ("what the ensemble's settings are worth", ("personalised",), ensemble),
         ("what slate replay's parts are worth", ("personalised",), replay),
         ("against the start", ("personalised",), starts),
-        ("against the start", ("null",), starts),
+        ("against the start", ("null",), still),
     ]
 
 
@@ -138,7 +142,7 @@ class Hypothesis(NamedTuple):
 
 
 def hypotheses() -> list[Hypothesis]:
-    """H14 to H20; and what learners that are held to logged actions add to `bc`, which walks to the middle of a cut box."""
+    """H14 to H20, H22; and what learners that are held to logged actions add to `bc`, which walks to the middle of a cut box."""
     rounds = [(f"{of}@D3", f"{of}@D2") for of in USUAL]
     free = "naive:max_rms_step=1@D3"
     small = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in ("confirm=0", "plug_in=False")]
@@ -160,6 +164,9 @@ def hypotheses() -> list[Hypothesis]:
             for users in (SMALL_USERS, 3 * SMALL_USERS)
         ),
         Hypothesis("H20: five rounds", ("global_only",), _default_against(("linear_advantage", "unified_rl"), "D3"), days=5),
+        Hypothesis(
+            "H22: the default against the usual learners, from Gaussian noise", ("default",), _default_against(USUAL, "D1")
+        ),
         *(Hypothesis(f"What is learned beyond standing still, {KINDS[kind]}", WORLDS[:-1], of) for kind, of in held.items()),
     ]
 
@@ -188,6 +195,7 @@ def page(cells: list[Cell], worlds: dict[str, dict[str, float]], figure: str) ->
         parts += _section(cells, of.title, of.worlds, of.pairs, apart=True, users=of.users, days=of.days)
     for question, worlds_of, pairs in families():
         parts += _section(cells, f"{', '.join(worlds_of)}: {question}", worlds_of, pairs)
+    parts += moves(cells)
     return "\n\n".join(parts) + "\n"
 
 
@@ -195,9 +203,37 @@ def discounted(cells: list[Cell]) -> list[str]:
     """The default against all others in each world, by discounted reward; Holm over all of a kind of exploration."""
     parts = []
     for kind, title in KINDS.items():
-        question, pairs = f"By discounted reward: the default against all, {title}", _default_against((*OTHERS, *USUAL), kind)
+        question, pairs = (
+            f"By discounted reward: the default against all, {title}",
+            _default_against((*OTHERS, *COMPARATORS), kind),
+        )
         parts += _section(cells, question, WORLDS[:-1], pairs, apart=True, measure="discounted")
     return parts
+
+
+def moves(cells: list[Cell]) -> list[str]:
+    """H21: how far a training moves the policy in rounds of `null`, where nothing is to be found; [] where the default was not
+    played. p: Student's t of differences to the default, paired by seed, Holm over the usual learners."""
+    of = [c for c in _usual(cells) if (c["world"], c["exploration"]) == ("null", "D3") and ":" not in c["learner"]]
+    moved = {name: {c["seed"]: _moves(c) for c in of if c["learner"] == name} for name in {c["learner"] for c in of}}
+    if not (default := moved.get("slate_replay")):
+        return []
+    more = {name: np.array([mine[s][-1] - default[s][-1] for s in mine if s in default]) for name, mine in moved.items()}
+    told = {name: float(stats.ttest_1samp(more[name], 0).pvalue) for name in USUAL if len(more.get(name, ())) >= FEWEST}
+    p = dict(zip(told, holm([*told.values(), *[1.0] * (len(USUAL) - len(told))]), strict=False))
+    rows = []
+    for name, mine in sorted(moved.items(), key=lambda item: np.mean([of[-1] for of in item[1].values()])):
+        ends, longest = np.array([of[-1] for of in mine.values()]), max(max(of) for of in mine.values())
+        beyond = "" if name == "slate_replay" else _with_error(more[name], "+.3f")
+        said = f"{p[name]:.4f}" if name in p else ""
+        rows.append(f"| `{name}` | {len(ends)} | {_with_error(ends, '.3f')} | {longest:.3f} | {beyond} | {said} |")
+    head = "| learner | seeds | the last training's move | the longest of any round and seed | more than slate replay's | p |"
+    return [
+        "### H21: how far noise moves a policy, null, three rounds (D3)",
+        "Mean absolute move of a training over states and dimensions, in half-widths of the box; errors over seeds; p after Holm "
+        f"over the {len(USUAL)} usual learners.",
+        "\n".join([head, "|---" * 6 + "|", *rows]),
+    ]
 
 
 def overview(cells: list[Cell], measure: str = "lift") -> str:
@@ -298,6 +334,16 @@ def _panel(panel: Any, cells: list[Cell], headroom: float) -> None:
 
 def _end(cell: Cell, measure: str) -> float:
     return float(cell["rounds"][-1][measure])
+
+
+def _moves(cell: Cell) -> list[float]:
+    return [float(of["step"]["mean_abs_move"]) for of in cell["rounds"]]
+
+
+def _with_error(values: np.ndarray, form: str) -> str:
+    """Mean and standard error over seeds."""
+    error = f" +- {values.std(ddof=1) / np.sqrt(len(values)):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():{form}}{error}" if len(values) else ""
 
 
 def _over_worlds(group: list[Cell], measure: str) -> float:

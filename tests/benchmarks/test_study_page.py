@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from benchmarks.study import WORLDS as FACTS
-from benchmarks.study_page import families, figure, overview, page, write
+from benchmarks.study_page import families, figure, moves, overview, page, write
 from benchmarks.study_report import read
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -63,6 +64,26 @@ def test_each_world_counts_once(cell):
     few = [cell("bc", (0.02,)), cell("bc", (0.02,), world="null")]
     names = re.findall(r"^\| `(\w+)` \|", overview(many + few), re.MULTILINE)
     assert names == ["bc", "es"]
+
+
+def test_moves_by_hand(cell):
+    """Five seeds: the default moves .01, td3 .02 and .01 more each seed: mean .04, differences .01 to .05, t 3 / sqrt(.5)."""
+    cells = []
+    for seed in range(1, 6):
+        for learner, ends in (("slate_replay", 0.01), ("td3", 0.01 * (seed + 1)), ("corner", 0.5)):
+            made = cell(learner, (0.0, 0.0), world="null", seed=seed)
+            for of, move in zip(made["rounds"], (0.3 if learner == "slate_replay" else 0.0, ends), strict=True):
+                of["step"] = {"mean_abs_move": move}
+            cells.append(made)
+    table = moves(cells)[-1].splitlines()
+    t, error = 3 / math.sqrt(0.5), 0.01 * math.sqrt(0.5)
+    p = 2 * stats.t.sf(t, 4) * 7
+    assert [row for row in table if row.startswith("| `")] == [
+        "| `slate_replay` | 5 | 0.010 +- 0.000 | 0.300 |  |  |",
+        f"| `td3` | 5 | 0.040 +- {error:.3f} | 0.060 | +0.030 +- {error:.3f} | {p:.4f} |",
+        "| `corner` | 5 | 0.500 +- 0.000 | 0.500 | +0.490 +- 0.000 |  |",
+    ]
+    assert moves([c for c in cells if c["learner"] != "slate_replay"]) == []
 
 
 def test_page_asks_what_has_two_seeds(cells, facts):
