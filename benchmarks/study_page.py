@@ -147,7 +147,7 @@ def hypotheses() -> list[Hypothesis]:
     free = "naive:max_rms_step=1@D3"
     small = [(f"slate_replay:{part}@D3", "slate_replay@D3") for part in ("confirm=0", "plug_in=False")]
     started = [("slate_replay@D3", "start")]
-    held = {kind: [(f"{of}@{kind}", f"bc@{kind}") for of in HELD] for kind in ("D3", "D2")}
+    held = {kind: [(f"{of}@{kind}", f"bc@{kind}") for of in HELD] for kind in KINDS}
     return [
         Hypothesis("H14: the default against the usual learners, in rounds", WORLDS[:-1], _default_against(USUAL, "D3")),
         Hypothesis("H15: rounds against one box, the usual learners", FAR, rounds),
