@@ -46,7 +46,6 @@ def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, pr
     b = replay.prior[replay.effect]
     c = replay.slopes @ b
     arrays = problem.data.arrays
-    bend = np.maximum(-(replay.second @ b), 0)
     slopes = linear_slopes(problem.phi, c, np.zeros((len(c), c.shape[1], c.shape[1])), arrays)
     step = evidence_step(
         slopes,
@@ -54,7 +53,7 @@ def learn(problem: Problem, value: Value, config: PlugInConfig, *, seed: int, pr
         threshold=0.0,
         max_rms=config.max_rms_step,
         varied=problem.half_width > 0,
-        curvature=bend,
+        curvature=-(replay.second @ b),
         start=problem.start,
         arrays=arrays,
     )

@@ -60,34 +60,28 @@ def evidence_step(
     """
     bend = np.zeros(len(varied), np.float32) if curvature is None else np.maximum(curvature, 0).astype(np.float32)
 
-    def slope(rows: slice) -> np.ndarray:
-        mean: np.ndarray = slopes.mean[rows]
-        return mean if start is None else mean - bend * start(rows)
-
     def evidence(rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        size = np.abs(slope(rows))
-        return size, np.clip((size / np.maximum(slopes.sd[rows], 1e-30) - threshold) / kappa, 0, 1) * varied
+        """Slopes where the step begins, and how far they carry."""
+        slope = slopes.mean[rows] if start is None else slopes.mean[rows] - bend * start(rows)
+        return slope, np.clip((np.abs(slope) / np.maximum(slopes.sd[rows], 1e-30) - threshold) / kappa, 0, 1) * varied
 
-    few_size, few_gate = evidence(slice(None, None, max(1, len(slopes.mean) // 20_000)))
-
-    def length(rho: float, size: np.ndarray, gate: np.ndarray) -> np.ndarray:
-        return np.minimum(size / np.maximum(rho + bend, 1e-30), gate)
+    def best(rho: float, slope: np.ndarray, gate: np.ndarray) -> np.ndarray:
+        y: np.ndarray = np.sign(slope) * np.minimum(np.abs(slope) / np.maximum(rho + bend, 1e-30), gate)
+        return y
 
     def rms(y: np.ndarray) -> float:
         return _rms(y, varied)
 
-    longest = length(0.0, few_size, few_gate)
+    few = evidence(slice(None, None, max(1, len(slopes.mean) // 20_000)))
+    longest = best(0.0, *few)
     wanted, rho = rms(longest), 0.0
     if wanted > max_rms:
-        low, high = 0.0, float(few_size.max()) / max_rms
+        low, high = 0.0, float(np.abs(few[0]).max()) / max_rms
         for _ in range(50):
             rho = (low + high) / 2
-            low, high = (rho, high) if rms(length(rho, few_size, few_gate)) > max_rms else (low, rho)
+            low, high = (rho, high) if rms(best(rho, *few)) > max_rms else (low, rho)
         rho = high
-    (y,) = (arrays or Arrays()).build(
-        len(slopes.mean),
-        lambda rows: ((np.sign(slope(rows)) * length(rho, *evidence(rows))).astype(np.float32),),
-    )
+    (y,) = (arrays or Arrays()).build(len(slopes.mean), lambda rows: (best(rho, *evidence(rows)).astype(np.float32),))
     return Step(y, wanted, rms(y), edge_share(longest, varied))
 
 
