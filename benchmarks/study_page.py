@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from benchmarks.study_report import (
     FEWEST,
@@ -24,9 +23,12 @@ from benchmarks.study_report import (
     PRIMARY_USERS,
     PRIMARY_WORLD,
     Cell,
+    Difference,
     by_round,
     holm,
     in_common,
+    over_seeds,
+    p_value,
     paired,
     primary,
     render,
@@ -203,30 +205,31 @@ def discounted(cells: list[Cell]) -> list[str]:
     """The default against all others in each world, by discounted reward; Holm over all of a kind of exploration."""
     parts = []
     for kind, title in KINDS.items():
-        question, pairs = (
-            f"By discounted reward: the default against all, {title}",
-            _default_against((*OTHERS, *COMPARATORS), kind),
-        )
+        question = f"By discounted reward: the default against all, {title}"
+        pairs = _default_against((*OTHERS, *COMPARATORS), kind)
         parts += _section(cells, question, WORLDS[:-1], pairs, apart=True, measure="discounted")
     return parts
 
 
 def moves(cells: list[Cell]) -> list[str]:
-    """H21: how far a training moves the policy in rounds of `null`, where nothing is to be found; [] where the default was not
-    played. p: Student's t of differences to the default, paired by seed, Holm over the usual learners."""
+    """H21: how far a training moves the policy in rounds of `null`, where nothing is to be found, of learners that share two
+    seeds with the default, or more; [] where it was not played. p: Student's t of differences to it, paired by seed, Holm over
+    the usual learners."""
     of = [c for c in _usual(cells) if (c["world"], c["exploration"]) == ("null", "D3") and ":" not in c["learner"]]
     moved = {name: {c["seed"]: _moves(c) for c in of if c["learner"] == name} for name in {c["learner"] for c in of}}
-    if not (default := moved.get("slate_replay")):
+    default = moved.get("slate_replay", {})
+    moved = {name: mine for name, mine in moved.items() if len(mine.keys() & default.keys()) > 1}
+    if not moved:
         return []
-    more = {name: np.array([mine[s][-1] - default[s][-1] for s in mine if s in default]) for name, mine in moved.items()}
-    told = {name: float(stats.ttest_1samp(more[name], 0).pvalue) for name in USUAL if len(more.get(name, ())) >= FEWEST}
-    p = dict(zip(told, holm([*told.values(), *[1.0] * (len(USUAL) - len(told))]), strict=False))
+    more = {name: _over_seeds([mine[s][-1] - default[s][-1] for s in mine if s in default]) for name, mine in moved.items()}
+    told = [name for name in USUAL if name in more and more[name].n >= FEWEST]
+    p = dict(zip(USUAL, holm([p_value([more[name]]) if name in told else 1.0 for name in USUAL]), strict=True))
     rows = []
     for name, mine in sorted(moved.items(), key=lambda item: np.mean([of[-1] for of in item[1].values()])):
-        ends, longest = np.array([of[-1] for of in mine.values()]), max(max(of) for of in mine.values())
-        beyond = "" if name == "slate_replay" else _with_error(more[name], "+.3f")
-        said = f"{p[name]:.4f}" if name in p else ""
-        rows.append(f"| `{name}` | {len(ends)} | {_with_error(ends, '.3f')} | {longest:.3f} | {beyond} | {said} |")
+        end, longest = _over_seeds([of[-1] for of in mine.values()]), max(max(of) for of in mine.values())
+        beyond = "" if name == "slate_replay" else f"{more[name].mean:+.3f} +- {more[name].seeds:.3f}"
+        said = f"{p[name]:.4f}" if name in told else ""
+        rows.append(f"| `{name}` | {end.n} | {end.mean:.3f} +- {end.seeds:.3f} | {longest:.3f} | {beyond} | {said} |")
     head = "| learner | seeds | the last training's move | the longest of any round and seed | more than slate replay's | p |"
     return [
         "### H21: how far noise moves a policy, null, three rounds (D3)",
@@ -340,10 +343,10 @@ def _moves(cell: Cell) -> list[float]:
     return [float(of["step"]["mean_abs_move"]) for of in cell["rounds"]]
 
 
-def _with_error(values: np.ndarray, form: str) -> str:
-    """Mean and standard error over seeds."""
-    error = f" +- {values.std(ddof=1) / np.sqrt(len(values)):.3f}" if len(values) > 1 else ""
-    return f"{values.mean():{form}}{error}" if len(values) else ""
+def _over_seeds(values: list[float]) -> Difference:
+    """Of what no users judge."""
+    mean, error = over_seeds(np.array(values), np.zeros(len(values)))
+    return Difference(len(values), mean, error, 0.0)
 
 
 def _over_worlds(group: list[Cell], measure: str) -> float:
